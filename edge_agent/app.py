@@ -1,0 +1,197 @@
+"""The composition root: a configuration becomes objects, threads, and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+from edge_agent import __version__
+from edge_agent.capture import Capture
+from edge_agent.config import AgentConfig
+from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
+from edge_agent.events import STATUS_ONLINE, ModelInfo, encode
+from edge_agent.health import Health, HealthContext, camera_status, summary
+from edge_agent.models import _loading as model_loading
+from edge_agent.notify import Notifier
+from edge_agent.pipeline import Pipeline, PipelineContext
+from edge_agent.preflight import build_sink, build_source, check_files, device_id, state_for
+from edge_agent.publisher import Publisher
+from edge_agent.scheduler import Scheduler
+
+log = logging.getLogger(__name__)
+
+LEAVE_WITHIN_S = 4.5
+"""From SIGTERM to the end of the process, whatever hangs; the unit's limit and the users' patience is 5."""
+DRAIN_AT_STOP_S = 1.5
+DRAIN_AT_END_S = 10.0
+LANES_S = 1.0
+CAPTURES_S = 0.5
+
+
+class Agent:
+    """Everything that runs. ``run`` in one thread; ``stop`` from any."""
+
+    def __init__(self, config: AgentConfig, notifier: Notifier | None = None, on_started: Callable[[], None] = lambda: None) -> None:
+        self._config = config
+        self._notifier = notifier or Notifier({})
+        self._on_started = on_started
+        self._stopping = threading.Event()
+        self._state = state_for(config)
+        self.captures: list[Capture] = []
+        self.device = ""
+
+    def stop(self) -> None:
+        """Ask ``run`` to return soon."""
+        self._stopping.set()
+
+    def run(self) -> ExitCode:
+        """Run until stopped, or until every source has ended. Raises EdgeAgentError for what prevents the start."""
+        check_files(self._config)
+        self._state.open()
+        try:
+            return self._run()
+        finally:
+            self._state.close()
+
+    def _run(self) -> ExitCode:
+        config = self._config
+        self.device = device_id(config, self._state)
+        stream = secrets.token_hex(8)
+        loaded = model_loading.load(config)
+        identity = loaded.identity
+        info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
+        publisher = Publisher(build_sink(config, self.device), config.settings.spool.max_events, config.settings.spool.max_bytes)
+        wake = threading.Condition()
+        health: Health | None = None
+
+        def changed(capture: Capture) -> None:
+            if health is not None:
+                health.camera_changed(capture)
+
+        cameras = [camera for camera in config.cameras if camera.settings.enabled]
+        thresholds = {
+            camera.id: model_loading.thresholds_for(camera.settings, config.settings.model, loaded.lanes[0].labels, index)
+            for index, camera in enumerate(config.cameras)
+            if camera.settings.enabled
+        }
+        self.captures = captures = [Capture(camera, build_source(config, camera), wake, changed) for camera in cameras]
+        context = PipelineContext(
+            self.device, stream, info, publisher.publish, self._state.reserve, lambda: health is not None and health.clock_synced
+        )
+        pipeline = Pipeline(context, Scheduler(captures, wake), loaded.lanes, thresholds)
+        health_context = HealthContext(self.device, stream, info, identity.accelerator, config.settings.health.interval_s)
+        health = Health(health_context, captures, pipeline, publisher, self._notifier)
+
+        log.info("starting version=%s device=%s cameras=%d sink=%s", __version__, self.device, len(captures), publisher.sink.name)
+        publisher.publish(STATUS_ONLINE)
+        publisher.start()
+        pipeline.start()
+        for capture in captures:
+            capture.start()
+        health.start()
+        self._notifier.ready("started")
+        self._on_started()
+        self._wait(pipeline)
+        return self._shut_down(pipeline, publisher, health)
+
+    def _wait(self, pipeline: Pipeline) -> None:
+        while not self._stopping.is_set() and not pipeline.finished.is_set():
+            self._stopping.wait(0.05)
+
+    def _shut_down(self, pipeline: Pipeline, publisher: Publisher, health: Health) -> ExitCode:
+        asked = self._stopping.is_set()
+        self._notifier.stopping()
+        for capture in self.captures:
+            capture.stop()
+        lanes_ended = pipeline.stop(LANES_S)
+        deadline = time.monotonic() + CAPTURES_S
+        for capture in self.captures:
+            capture.join(max(0.0, deadline - time.monotonic()))
+            capture.drop_waiting("shutdown")
+        health.stop(CAPTURES_S)
+        now = time.monotonic()
+        if pipeline.finished.is_set() and not asked:
+            publisher.publish(encode(health.heartbeat(now)))
+        for capture in self.captures:
+            publisher.publish(encode(camera_status(self.device, capture, now, stopped=not capture.ended)))
+        publisher.stop(DRAIN_AT_STOP_S if asked else DRAIN_AT_END_S)
+        for camera, text in summary(self.captures).items():
+            log.info("frames camera=%s %s", camera, text)
+        log.info("stopped delivered=%d dropped=%s", publisher.counts.delivered, dict(publisher.counts.dropped))
+        return self._outcome(pipeline, lanes_ended=lanes_ended)
+
+    def _outcome(self, pipeline: Pipeline, *, lanes_ended: bool) -> ExitCode:
+        if pipeline.failure is not None:
+            log.error("stopped by a failure reason=%s", pipeline.failure, exc_info=not isinstance(pipeline.failure, EdgeAgentError))
+            return ExitCode.FAILURE
+        if not lanes_ended:
+            log.warning("an inference was still running and was left behind")
+        broken = [c for c in self.captures if isinstance(c.status.error, SourceBroken)]
+        return ExitCode.DATAERR if broken and len(broken) == len(self.captures) else ExitCode.OK
+
+
+def run(
+    config: AgentConfig, *, seconds: float | None = None, notifier: Notifier | None = None, on_started: Callable[[], None] = lambda: None
+) -> ExitCode:
+    """Run an agent in this process: SIGTERM and SIGINT drain and leave, a second one leaves at once.
+
+    The main thread does nothing but wait for signals, so that nothing (a model being loaded, a camera that hangs)
+    keeps it from answering them. Call from the main thread.
+    """
+    caught = {signal.SIGTERM, signal.SIGINT}
+    outcome: list[ExitCode | BaseException] = []
+    agent = Agent(config, notifier, on_started)
+
+    def work() -> None:
+        try:
+            outcome.append(agent.run())
+        except BaseException as error:  # handed to the main thread
+            outcome.append(error)
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
+    try:
+        worker = threading.Thread(target=work, name="agent", daemon=True)
+        worker.start()
+        _wait_for_end(agent, worker, caught, seconds)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if not outcome:
+        log.warning("something did not end in time and was left behind")
+        return ExitCode.OK
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Signals], seconds: float | None) -> None:
+    until = None if seconds is None else time.monotonic() + seconds
+    leave_by: float | None = None
+    while worker.is_alive():
+        received = signal.sigtimedwait(caught, 0.1)
+        now = time.monotonic()
+        timed_out = until is not None and now >= until
+        if received is not None or timed_out:
+            until = None
+            if leave_by is not None:
+                log.warning("asked again, leaving at once")
+                return
+            leave_by = now + LEAVE_WITHIN_S
+            log.info("stopping because=%s", received and signal.Signals(received.si_signo).name or "time is up")
+            agent.stop()
+        if leave_by is not None and now >= leave_by:
+            return
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now, without waiting for threads that are inside a driver or a library."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,324 @@
+"""Commands and exit codes, nothing else: each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from edge_agent import __version__
+from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
+
+if TYPE_CHECKING:
+    from edge_agent.config import AgentConfig
+
+EXIT_CODES = """\b
+Exit codes:
+  0   ended as asked, or every file was read to its end
+  1   a failure; trying again may help (systemd restarts)
+  2   the command line was wrong
+  65  no source could be read as video
+  69  what was to be reached (broker, camera) did not answer
+  75  another agent uses the same state directory
+  78  the configuration, or a file that it names, is wrong (systemd does not restart)
+"""
+
+CONFIG_OPTION = click.option(
+    "-c", "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="agent.toml to use. Default: $EDGE_AGENT_CONFIG, ./agent.toml, ~/.config/edge-agent/agent.toml, /etc/edge-agent/agent.toml.",
+)  # fmt: skip
+
+
+class Group(click.Group):
+    """Turns this package's errors into one line each and the right exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except EdgeAgentError as error:
+            _report(error)
+            ctx.exit(int(error.exit_code))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order a newcomer meets them."""
+        return list(self.commands)
+
+
+def _report(error: EdgeAgentError) -> None:
+    problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
+    for problem in problems:
+        click.echo(f"error: {problem}", err=True)
+    if len(problems) > 1:
+        click.echo(f"{len(problems)} errors", err=True)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EXIT_CODES)
+@click.version_option(__version__, "--version", message="edge-agent %(version)s")
+def main() -> None:
+    """Cameras in, detections out over MQTT, on the box beside the camera.
+
+    \b
+    First look, no camera or broker needed:   edge-agent demo
+    With your own camera at once:             edge-agent demo --source /dev/video0
+    Write a configuration:                    edge-agent example > agent.toml
+    Test it, and what it names:               edge-agent check --probe
+    Run it:                                   edge-agent run
+    See what arrives at the broker:           edge-agent watch
+    """
+
+
+@main.command()
+@CONFIG_OPTION
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long. Default: run until stopped.")
+def run(config_file: Path | None, seconds: float | None) -> None:
+    """Run the agent: what the systemd service does.
+
+    Reads agent.toml, opens the cameras, and publishes detections and heartbeats until SIGTERM or Ctrl-C,
+    or until every source that has an end has reached it.
+    """
+    from edge_agent import app, logs
+    from edge_agent.notify import Notifier
+
+    config = _load(config_file)
+    logs.setup(config.settings.log.level, config.settings.log.format)
+    _log_origin(config)
+    _finish(lambda: app.run(config, seconds=seconds, notifier=Notifier()))
+
+
+@main.command()
+@CONFIG_OPTION
+@click.option("--probe", is_flag=True, help="Also load the model, open each camera, and connect to the broker.")
+def check(config_file: Path | None, probe: bool) -> None:
+    """Check agent.toml: exit code 0, or 78 with every error, its file, line and key.
+
+    Looks at the settings and at the files that they name, by the very code that "run" uses. Opens no camera and no
+    connection unless --probe is given; a probe that fails exits with 69.
+    """
+    from edge_agent import logs, preflight
+
+    config = _load(config_file)
+    logs.setup("warning", "text")
+    preflight.check_files(config)
+    click.echo(f"{config.path}: valid, {len(config.cameras)} camera(s)")
+    if not probe:
+        return
+    failed = False
+    for result in preflight.probe(config):
+        failed = failed or not result.ok
+        click.echo(f"{click.style('ok    ', fg='green') if result.ok else click.style('failed', fg='red')} {result.what}: {result.text}")
+    _leave(ExitCode.UNAVAILABLE if failed else ExitCode.OK)
+
+
+@main.command()
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long. Default: until Ctrl-C.")
+@click.option("--source", metavar="SOURCE", help='Your own camera or video: "/dev/video0", "rtsp://...", "clip.mp4", "synthetic".')
+@click.option("--model", metavar="FILE", help="Your own .onnx or .tflite. Default: the built-in detector.")
+@click.option("--broker", metavar="HOST[:PORT]", help="Publish to this broker. Default: one inside this process.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the agent's own log too.")
+def demo(seconds: float | None, source: str | None, model: str | None, broker: str | None, as_json: bool, verbose: bool) -> None:
+    """See it work: real detections of a real model, through a real MQTT connection, on a clip or on your own camera."""
+    import contextlib
+    import tempfile
+
+    from edge_agent import app, config_file, logs, plugins
+    from edge_agent import demo as demo_module
+    from edge_agent.watch import Watch, WatchOptions
+
+    with contextlib.ExitStack() as stack:
+        state = stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-agent-demo-"))
+        if broker is None:
+            host, port, protocol = "127.0.0.1", stack.enter_context(demo_module.embedded_broker()), "3.1.1"
+        else:
+            host, port, protocol = (*_host_port(broker), "5")
+        config = config_file.build(demo_module.tables(source, model, host, port, protocol, state), plugins.PluginKinds(), environ={})
+        logs.setup("info" if verbose else "error", "text")
+        watch = Watch(WatchOptions(host=host, port=port, device="demo", as_json=as_json), _echo)
+        watch.start()
+        if not as_json:
+            click.echo(f"# broker {host}:{port}, topics edge/demo/#; stop with Ctrl-C", err=True)
+        code = app.run(config, seconds=seconds)
+        watch.stop()
+        messages = watch.messages
+    if not as_json:
+        click.echo(f"# {messages} messages received", err=True)
+    _leave(code)
+
+
+@main.command()
+@CONFIG_OPTION
+@click.option("--host", help="Broker. Default: the one in agent.toml, else localhost.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Its port.")
+@click.option("--device", help="Only this device. Default: all of them.")
+@click.option("--camera", help="Only this camera.")
+@click.option("--label", help="Only detections of this class.")
+@click.option("--all", "every_frame", is_flag=True, help="Also frames in which nothing was seen.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: topic and payload.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long. Default: until Ctrl-C.")
+def watch(
+    config_file: Path | None, host: str | None, port: int | None, device: str | None, camera: str | None, label: str | None,
+    every_frame: bool, as_json: bool, seconds: float | None,
+) -> None:  # fmt: skip
+    """Show detections, health and camera states as they arrive at the broker.
+
+    Uses the broker, user and password of agent.toml unless --host is given.
+    """
+    import dataclasses
+    import time
+
+    from edge_agent.watch import Watch, WatchOptions
+
+    options = WatchOptions() if host else _watch_options(config_file)
+    given = {"host": host, "port": port, "device": device, "camera": camera, "label": label}
+    options = dataclasses.replace(options, **{k: v for k, v in given.items() if v is not None}, every_frame=every_frame, as_json=as_json)
+    watcher = Watch(options, _echo)
+    watcher.start()
+    click.echo(f"# listening at {options.host}:{options.port}, {options.base}/{options.device or '+'}/#; stop with Ctrl-C", err=True)
+    until = None if seconds is None else time.monotonic() + seconds
+    try:
+        while until is None or time.monotonic() < until:
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        pass
+    watcher.stop()
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def devices(as_json: bool) -> None:
+    """List the cameras of this machine, with the line to paste into agent.toml."""
+    import dataclasses
+
+    from edge_agent.sources.v4l2 import devices as v4l2_devices
+
+    found = v4l2_devices()
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(device) for device in found], indent=2))
+        return
+    cameras = [device for device in found if device.captures]
+    if not cameras:
+        click.echo("no V4L2 camera found" + (f" ({len(found)} other video nodes)" if found else " (there is no /dev/video*)"))
+    for device in cameras:
+        source = next(iter(device.links), device.path)
+        click.echo(f"{device.path}: {device.name} ({device.driver}, {device.bus})\n    source = {json.dumps(source)}")
+    for device in found:
+        if not device.captures:
+            click.echo(f"{device.path}: {device.name} (no camera: metadata, output or codec)")
+
+
+@main.command()
+@click.argument("name", required=False)
+def schema(name: str | None) -> None:
+    """Print the JSON Schema of a payload: detections, camera_status, health. Without a name: all of them."""
+    from edge_agent.events import schemas
+
+    found = schemas()
+    if name is not None and name not in found:
+        raise click.UsageError(f"no payload {name!r}; there are: {', '.join(found)}")
+    click.echo(json.dumps(found[name] if name else found, indent=2, ensure_ascii=False))
+
+
+@main.command()
+def example() -> None:
+    """Print an agent.toml with every key, its default and what it means."""
+    from edge_agent.example import generate
+
+    click.echo(generate(), nl=False)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for a shell: edge-agent completion bash >> ~/.bashrc"""
+    from click.shell_completion import get_completion_class
+
+    complete = get_completion_class(shell)
+    assert complete is not None
+    click.echo(complete(main, {}, "edge-agent", "_EDGE_AGENT_COMPLETE").source())
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def version(as_json: bool) -> None:
+    """Print the versions of edge-agent and of what it stands on."""
+    import importlib.metadata
+    import platform
+
+    names = ["opencv-python", "opencv-python-headless", "numpy", "av", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert", "tflite-runtime",
+             "paho-mqtt", "pydantic", "pydantic-settings", "sdnotify", "click", "amqtt"]  # fmt: skip
+    found = {"edge-agent": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo("\n".join(f"{name} {number}" for name, number in found.items()))
+
+
+def _load(config_file: Path | None) -> AgentConfig:
+    from edge_agent import config_file as loader
+    from edge_agent.plugins import PluginKinds
+
+    return loader.load(config_file, PluginKinds())
+
+
+def _log_origin(config: AgentConfig) -> None:
+    import logging
+
+    from edge_agent.config_file import search_path
+
+    searched = ",".join(str(path) for path in search_path(os.environ))
+    logging.getLogger("edge_agent.cli").info("configuration file=%s searched=%s", config.path, searched)
+
+
+def _watch_options(config_file: Path | None) -> Any:
+    from edge_agent import config_file as loader
+    from edge_agent.preflight import build_sink
+    from edge_agent.watch import WatchOptions
+
+    try:
+        path = loader.find(config_file)
+    except ConfigError:
+        return WatchOptions()  # no file and none named: the broker of this machine
+    config = _load(path)
+    sink = build_sink(config, "watch")
+    mqtt = config.settings.mqtt
+    return WatchOptions(host=mqtt.host, port=sink.port, base=mqtt.base, username=mqtt.username, context=sink.context)
+
+
+def _host_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":") if text.count(":") == 1 else (text, "", "1883")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise click.UsageError(f"--broker {text!r}: the port must be a number from 1 to 65535")
+    return host, int(port)
+
+
+def _echo(line: str) -> None:
+    try:
+        click.echo(line)
+    except BrokenPipeError:  # the reader (head, grep -m1) has seen enough
+        os._exit(ExitCode.OK)
+
+
+def _finish(action: Callable[[], ExitCode]) -> NoReturn:
+    """Run to the end, then leave without waiting for threads inside drivers."""
+    try:
+        code = action()
+    except EdgeAgentError as error:
+        _report(error)
+        code = error.exit_code
+    _leave(code)
+
+
+def _leave(code: ExitCode) -> NoReturn:
+    from edge_agent.app import leave
+
+    leave(int(code))

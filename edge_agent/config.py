@@ -1,0 +1,264 @@
+"""agent.toml: its settings model. Validation here does no I/O; :mod:`edge_agent.config_file` reads the file.
+
+A camera's table holds the keys below plus those of its source's kind (the ``Config`` of that file in ``sources/``);
+``[model]`` holds the keys below plus those of its runtime's kind. This module knows no plugin.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+ENV_PREFIX = "EDGE_AGENT_"
+ENV_DELIMITER = "__"
+
+_NAME = re.compile(r"\w[\w.-]{0,63}")
+_BASE_TOPIC = re.compile(r"[^\s/+#$\x00][^\s+#\x00]{0,127}")
+
+
+def not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError("must be 1 to 64 letters, digits, '_', '-' or '.' (it becomes part of MQTT topics)")
+    return value
+
+
+def _base_topic(value: str) -> str:
+    if not _BASE_TOPIC.fullmatch(value) or value.endswith("/") or "//" in value:
+        raise ValueError("must be topic levels such as 'edge' or 'site/edge', without '+', '#', spaces or empty levels")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+BaseTopic = Annotated[str, AfterValidator(_base_topic)]
+Count = Annotated[int, BeforeValidator(not_bool), Field(ge=1)]
+Seconds = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1000, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1)]
+Port = Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=65535)]
+ClassFilter = tuple[str | int, ...]
+
+
+class Table(BaseModel):
+    """A table of agent.toml: immutable, refuses keys that it does not know, its docstrings are the documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, regex_engine="python-re")
+
+
+class DeviceSettings(Table):
+    """Who this agent is."""
+
+    id: Name = "auto"
+    """Name of this device in topics and payloads; "auto" derives a stable one from this machine's id."""
+    state_dir: str | None = None
+    """Folder for what must survive a restart. Default: $STATE_DIRECTORY (set by systemd), else ~/.local/state/edge-agent."""
+
+
+class ModelSettings(Table):
+    """The detector. Family, input shape, quantization and labels are read from the file; set a key only to override."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    path: str = "builtin"
+    """A .onnx or .tflite file, or "builtin" for the small INT8 detector that comes with edge_agent (23 classes)."""
+    runtime: str | None = None
+    """"onnx" or "tflite"; default: by the file's suffix."""
+    family: str | None = None
+    """Needed only when the file is ambiguous: the error then names the candidates."""
+    labels: str | tuple[str, ...] | None = None
+    """Class names: a text file with one name a line, or a list. Default: from the model file or a .txt beside it."""
+    confidence: Share | None = None
+    """Detections below this are not reported. Default 0.4 (the built-in model: 0.3)."""
+    iou: Share = 0.45
+    """Of two boxes of one class that overlap more than this, the weaker is suppressed (NMS)."""
+    max_detections: Count = 100
+    """The most detections reported for one frame."""
+    classes: ClassFilter | None = None
+    """Report only these classes (names or numbers). Default: all."""
+    threads: Count | Literal["auto"] = "auto"
+    """Threads of one inference; "auto" leaves one core to the decoders and takes at most 4."""
+    lanes: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=16)] = 1
+    """Inferences side by side. More lanes raise the rate of files and of many cameras, not of one live camera."""
+
+
+class TlsSettings(Table):
+    """TLS towards the broker. An empty [mqtt.tls] table is enough for a broker with a public certificate."""
+
+    ca_file: str | None = None
+    """Certificate authorities to trust (PEM). Default: the system's."""
+    cert_file: str | None = None
+    """Client certificate (PEM), where the broker asks for one."""
+    key_file: str | None = None
+    """Private key of cert_file (PEM, no passphrase)."""
+    verify: bool = True
+    """false accepts any certificate. For a first try only: anyone in between can then read the password."""
+
+
+class MqttSettings(Table):
+    """The broker that detections and heartbeats are published to."""
+
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "localhost"
+    """Name or address of the broker."""
+    port: Port | None = None
+    """Default 1883, or 8883 with TLS."""
+    base: BaseTopic = "edge"
+    """First level(s) of every topic: <base>/<device>/..."""
+    client_id: Name | None = None
+    """MQTT client id. Default: the device id. Two clients with one id disconnect each other for ever."""
+    username: str | None = None
+    """User name at the broker."""
+    password: SecretStr | None = None
+    """Better kept out of this file: see password_file."""
+    password_file: str | None = None
+    """File whose first line is the password. Else the credential "mqtt_password" of systemd's LoadCredential= is used."""
+    tls: TlsSettings | None = None
+    """Set (an empty table will do) to speak TLS."""
+    protocol: Literal["5", "3.1.1"] = "5"
+    """MQTT version."""
+    qos: Annotated[int, BeforeValidator(not_bool), Field(ge=0, le=2)] = 1
+    """Quality of service of detections; status and health always go with 1."""
+    retain: bool = False
+    """Retain the last detections message of each camera at the broker."""
+    keepalive_s: Annotated[int, BeforeValidator(not_bool), Field(ge=5, le=65535)] = 30
+    """Seconds between pings; the broker publishes our last will after 1.5 times that."""
+    connect_timeout_s: Seconds = 5
+    """Longest wait for the broker to take a connection."""
+    ack_timeout_s: Seconds = 10
+    """Longest wait for the broker to acknowledge; then we reconnect and send again."""
+
+
+class HealthSettings(Table):
+    """The heartbeat."""
+
+    interval_s: Seconds = 10
+    """Seconds between heartbeats on <base>/<device>/health."""
+
+
+class SpoolSettings(Table):
+    """What is kept while the broker is away. The oldest detections go first, and are counted."""
+
+    durability: Literal["memory"] = "memory"
+    """"memory": lost when the process ends."""
+    max_events: Count = 10_000
+    """The most detections messages kept."""
+    max_bytes: Annotated[int, BeforeValidator(not_bool), Field(ge=65536)] = 16 * 1024 * 1024
+    """The most bytes of them kept."""
+
+
+class LogSettings(Table):
+    """Logs go to stderr, and so to the journal under systemd."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
+    format: Literal["auto", "text", "journal", "json"] = "auto"
+    """"auto": "journal" under systemd, "text" else."""
+
+
+class CameraSettings(Table):
+    """One camera, stream or file. The keys below fit every kind of source; each kind adds its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: Name
+    """Name of the camera, in topics and payloads."""
+    source: str | int
+    """A device (0, "/dev/v4l/by-id/..."), "rtsp://...", a video file, a folder of images, or "synthetic"."""
+    kind: str | None = None
+    """Kind of source. Default: inferred from source."""
+    enabled: bool = True
+    """false keeps the entry but does not open the camera."""
+    mode: Literal["auto", "freshest", "every"] = "auto"
+    """"freshest": the newest frame whenever the model is free (live sources); "every": each frame, in order (files)."""
+    max_fps: Rate | None = None
+    """Serve at most this many frames per second of this camera."""
+    confidence: Share | None = None
+    """As in [model], for this camera."""
+    iou: Share | None = None
+    """As in [model], for this camera."""
+    max_detections: Count | None = None
+    """As in [model], for this camera."""
+    classes: ClassFilter | None = None
+    """As in [model], for this camera."""
+
+
+class Settings(BaseSettings):
+    """The whole of agent.toml. Each key can be overridden by the environment: ``EDGE_AGENT_MQTT__HOST=broker.local``."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    device: DeviceSettings = DeviceSettings()
+    model: ModelSettings = ModelSettings()
+    mqtt: MqttSettings = MqttSettings()
+    health: HealthSettings = HealthSettings()
+    spool: SpoolSettings = SpoolSettings()
+    log: LogSettings = LogSettings()
+    cameras: tuple[CameraSettings, ...]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose tables arrive as keyword arguments."""
+        return env_settings, init_settings
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """A camera's table with its kind resolved and its kind's own keys validated."""
+
+    settings: CameraSettings
+    kind: str
+    options: Table
+
+    @property
+    def id(self) -> str:
+        """The camera's name."""
+        return self.settings.id
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """A valid configuration: what :func:`edge_agent.config_file.load` returns."""
+
+    settings: Settings
+    cameras: tuple[CameraConfig, ...]
+    runtime: str
+    runtime_options: Table
+    path: Path | None
+    """The file it came from; None when it was made in memory."""
+
+    @property
+    def base_dir(self) -> Path:
+        """Relative paths in the file are relative to the file's own folder."""
+        return self.path.parent if self.path else Path.cwd()
+
+    def resolve(self, path: str) -> Path:
+        """``path`` of the configuration as an absolute path; ``~`` is expanded."""
+        return (self.base_dir / Path(path).expanduser()).absolute()
+
+
+def extras(table: BaseModel) -> dict[str, Any]:
+    """The keys of a table that belong to its plugin."""
+    return dict(table.model_extra or {})

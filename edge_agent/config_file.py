@@ -1,0 +1,378 @@
+"""Reads agent.toml and says everything that is wrong with it at once, each with file, line, key, value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import SettingsError
+
+from edge_agent.config import ENV_DELIMITER, ENV_PREFIX, AgentConfig, CameraConfig, CameraSettings, ModelSettings, Settings, Table, extras
+from edge_agent.errors import ConfigError, Problem
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pydantic-settings[toml] brings it
+    import tomli as tomllib
+
+CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
+MAX_BYTES = 1024 * 1024
+_SECRET_KEY = re.compile(r"password|secret|token|passphrase", re.IGNORECASE)
+_CREDENTIALS_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/@\s]+@", re.IGNORECASE)
+
+Location = tuple[str | int, ...]
+
+
+class Kinds(Protocol):
+    """What the loader must know of the plugins: passed in, so that the settings need to know none."""
+
+    def source_kind(self, source: str | int) -> str:
+        """The kind that a source string belongs to. Raises ConfigError when it cannot be told."""
+
+    def runtime_kind(self, path: str) -> str:
+        """The runtime for a model file. Raises ConfigError when it cannot be told."""
+
+    def options(self, axis: str, kind: str) -> type[Table]:
+        """The ``Config`` of a plugin. Raises ConfigError for an unknown kind, naming those that exist."""
+
+
+def search_path(environ: Mapping[str, str]) -> list[Path]:
+    """Where agent.toml is looked for, first hit wins, when no file is named."""
+    config_home = environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return [Path("agent.toml"), Path(config_home) / "edge-agent" / "agent.toml", Path("/etc/edge-agent/agent.toml")]
+
+
+def find(named: Path | None, environ: Mapping[str, str] | None = None) -> Path:
+    """The file to use: the one named, else $EDGE_AGENT_CONFIG, else the first that exists on the search path."""
+    environ = os.environ if environ is None else environ
+    if named is None and environ.get(CONFIG_VARIABLE):
+        named = Path(environ[CONFIG_VARIABLE])
+    if named is not None:
+        return named.absolute()
+    candidates = search_path(environ)
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate.absolute()
+    places = ", ".join(str(c) for c in candidates)
+    raise ConfigError(f"no agent.toml found (looked at {places}); write one with: edge-agent example > agent.toml")
+
+
+def read(path: Path) -> str:
+    """The file's text. Raises ConfigError with a line a person can act on."""
+    where = str(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(Problem("no such file; write one with: edge-agent example > agent.toml", where)) from None
+    except IsADirectoryError:
+        raise ConfigError(Problem("is a folder, not a file", where)) from None
+    except OSError as error:
+        raise ConfigError(Problem(f"cannot be read: {error.strerror}", where)) from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(Problem(f"is larger than {MAX_BYTES} bytes, which no agent.toml is", where))
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(Problem(f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8", where, line)) from None
+
+
+def parse(text: str, where: str) -> dict[str, Any]:
+    """TOML to tables. Raises ConfigError with the line of the first syntax error."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        message = str(error) or "nested too deeply"
+        found = re.search(r"\(at line (\d+), column (\d+)\)", message)
+        line = int(found[1]) if found else None
+        if "(at end of document)" in message:
+            line = text.count("\n") + (not text.endswith("\n"))
+        message = re.sub(r" \(at [^)]*\)", "", message)
+        raise ConfigError(Problem(f"not valid TOML: {message}", where, line)) from None
+
+
+def line_of(text: str, location: Location) -> int | None:
+    """The line, counted from 1, where a key or table of a *valid* TOML text is defined, or its closest parent.
+
+    Parses ever longer prefixes of the text until the key is there: exact for every way that TOML can write a key,
+    with no second parser to keep right, and only paid when there is an error to report.
+    """
+    lines = text.splitlines(keepends=True)
+    for length in range(len(location), 0, -1):
+        start = 0
+        for end in range(1, len(lines) + 1):
+            try:
+                tables = tomllib.loads("".join(lines[:end]))
+            except tomllib.TOMLDecodeError:
+                continue
+            if _has(tables, location[:length]):
+                blank = (i for i in range(start, end) if lines[i].strip() and not lines[i].lstrip().startswith("#"))
+                return next(blank, start) + 1
+            start = end
+    return None
+
+
+def _has(value: object, location: Location) -> bool:
+    for part in location:
+        if isinstance(part, int) and isinstance(value, list) and part < len(value):
+            value = value[part]
+        elif isinstance(part, str) and isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            return False
+    return True
+
+
+def redact(text: str) -> str:
+    """``text`` without the user and password of any URL in it."""
+    return _CREDENTIALS_IN_URL.sub(r"\g<scheme>***@", text)
+
+
+def with_credentials(url: str, username: str, password: str) -> str:
+    """``url`` with a user and password, quoted as RFC 3986 asks."""
+    from urllib.parse import quote
+
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{quote(username, safe='')}:{quote(password, safe='')}@{host}"))
+
+
+def key_name(location: Location) -> str:
+    """``("cameras", 0, "id")`` as ``cameras[0].id``."""
+    name = ""
+    for part in location:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+    return name
+
+
+def _shown(value: object, location: Location) -> str:
+    if any(isinstance(part, str) and _SECRET_KEY.search(part) for part in location):
+        return "***"
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        text = repr(value)
+    text = redact(text)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+@dataclass
+class _Report:
+    """Collects problems, and knows where each value came from."""
+
+    path: Path | None
+    text: str
+    tables: Mapping[str, Any]
+    environ: Mapping[str, str]
+    problems: list[Problem]
+
+    def add(self, location: Location, message: str) -> None:
+        """A problem with the key at ``location``."""
+        variable = self._variable(location)
+        where = str(self.path) if self.path else ""
+        line = None
+        if variable:
+            where = f"environment variable {variable}"
+        elif self.path:
+            line = line_of(self.text, location)
+        self.problems.append(Problem(message, where, line, key_name(location)))
+
+    def _variable(self, location: Location) -> str | None:
+        names = {name.upper(): name for name in self.environ}
+        for length in range(len(location), 0, -1):
+            name = ENV_PREFIX + ENV_DELIMITER.join(str(part) for part in location[:length])
+            if name.upper() in names:
+                return names[name.upper()]
+        return None
+
+    def validation(self, error: ValidationError, model: type[BaseModel], prefix: Location = (), also: Sequence[str] = ()) -> None:
+        """Every error of a pydantic model whose table stands at ``prefix``; ``also`` are more keys allowed in it."""
+        merged: dict[Location, list[dict[str, Any]]] = {}
+        for item in error.errors(include_url=False, include_context=True):
+            entry = dict(item)
+            merged.setdefault(prefix + _trim(tuple(item["loc"]), model), []).append(entry)
+        for location, entries in merged.items():
+            self.add(location, self._message(location, entries, model, prefix, also))
+
+    def _message(
+        self, location: Location, entries: list[dict[str, Any]], model: type[BaseModel], prefix: Location, also: Sequence[str]
+    ) -> str:
+        first = entries[0]
+        owner = _model_at(model, location[len(prefix) : -1])
+        field = owner.model_fields.get(str(location[-1])) if owner else None
+        if first["type"] == "extra_forbidden":
+            allowed = [*(owner.model_fields if owner else ()), *also]
+            return unknown_key(str(location[-1]), allowed)
+        description = (field.description or "").strip() if field else ""
+        if first["type"] == "missing":
+            return f"is required: {description}" if description else "is required"
+        reasons = list(dict.fromkeys(_reason(entry) for entry in entries))
+        message = f"{_shown(first['input'], location)} is not allowed: {', or '.join(reasons)}"
+        return f"{message} ({description})" if description else message
+
+
+def _reason(entry: Mapping[str, Any]) -> str:
+    message = str(entry["msg"])
+    message = re.sub(r"^Value error, ", "", message)
+    message = re.sub(r"^(Input|String|Value|List|Tuple) should ", "must ", message)
+    return message.replace("be a valid dictionary or instance of ", "be a table, see ").replace("a valid ", "a ")
+
+
+def unknown_key(key: str, allowed: Sequence[str]) -> str:
+    """The message for a key that does not exist, with the nearest that does."""
+    close = difflib.get_close_matches(key, allowed, n=1, cutoff=0.6)
+    if close:
+        return f"unknown key; did you mean {close[0]!r}?"
+    return f"unknown key; allowed here: {', '.join(sorted(allowed))}"
+
+
+def _trim(location: Location, model: type[BaseModel]) -> Location:
+    """Without the tails that pydantic adds for the members of a union."""
+    owner: type[BaseModel] | None = model
+    for index, part in enumerate(location):
+        if isinstance(part, int):
+            continue
+        if owner is None:
+            return location[:index]
+        following = _model_at(owner, (part,))
+        if following is None and part in owner.model_fields:
+            rest = location[index + 1 :]
+            keep = 1 if rest and isinstance(rest[0], int) else 0
+            return location[: index + 1 + keep]
+        owner = following
+    return location
+
+
+def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel] | None:
+    current: type[BaseModel] | None = model
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part) if current else None
+        current = _table_in(field.annotation) if field else None
+    return current
+
+
+def _table_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _table_in(inner)
+        if found:
+            return found
+    return None
+
+
+def load(named: Path | None, kinds: Kinds, environ: Mapping[str, str] | None = None) -> AgentConfig:
+    """Find, read and validate agent.toml. Raises ConfigError holding every problem."""
+    environ = os.environ if environ is None else environ
+    path = find(named, environ)
+    text = read(path)
+    return build(parse(text, str(path)), kinds, path=path, text=text, environ=environ)
+
+
+def build(
+    tables: Mapping[str, Any],
+    kinds: Kinds,
+    *,
+    path: Path | None = None,
+    text: str = "",
+    environ: Mapping[str, str] | None = None,
+) -> AgentConfig:
+    """A configuration from tables that were read already, or made by a program. Raises ConfigError."""
+    environ = os.environ if environ is None else environ
+    report = _Report(path, text, tables, environ, [])
+    _refuse_unknown_variables(report)
+    settings = _settings(tables, report)
+    cameras: list[CameraConfig] = []
+    runtime, runtime_options = "", Table()
+    if settings is not None:
+        _refuse_duplicates(settings, report)
+        for index, camera in enumerate(settings.cameras):
+            config = _camera(index, camera, kinds, report)
+            if config:
+                cameras.append(config)
+        runtime, runtime_options = _runtime(settings.model, kinds, report)
+    if report.problems or settings is None:
+        raise ConfigError(*sorted(report.problems, key=lambda problem: (problem.where, problem.line or 0)))
+    return AgentConfig(settings, tuple(cameras), runtime, runtime_options, path)
+
+
+def _settings(tables: Mapping[str, Any], report: _Report) -> Settings | None:
+    known = {key: value for key, value in tables.items() if not key.startswith("_")}
+    for key in tables.keys() - known.keys():
+        report.add((key,), unknown_key(key, list(Settings.model_fields)))
+    try:
+        settings = Settings(**known)
+    except ValidationError as error:
+        report.validation(error, Settings)
+        return None
+    except SettingsError as error:
+        variable = re.search(r'field "(\w+)"', str(error))
+        report.add((variable[1] if variable else "",), "the environment's value is not valid JSON")
+        return None
+    if not any(camera.enabled for camera in settings.cameras):
+        report.add(("cameras",), "no camera to run: add a [[cameras]] table with id and source")
+    return settings
+
+
+def _refuse_unknown_variables(report: _Report) -> None:
+    fields = {name.upper() for name in Settings.model_fields}
+    for name in report.environ:
+        if name.upper().startswith(ENV_PREFIX) and name.upper() != CONFIG_VARIABLE:
+            first = name[len(ENV_PREFIX) :].split(ENV_DELIMITER)[0]
+            if first.upper() not in fields:
+                message = unknown_key(first.lower(), list(Settings.model_fields))
+                report.problems.append(Problem(message, f"environment variable {name}"))
+
+
+def _refuse_duplicates(settings: Settings, report: _Report) -> None:
+    first_with: dict[str, int] = {}
+    for index, camera in enumerate(settings.cameras):
+        # Brokers and file systems differ on case; two ids that differ in nothing else invite confusion.
+        earlier = first_with.setdefault(camera.id.casefold(), index)
+        if earlier != index:
+            report.add(("cameras", index, "id"), f"{camera.id!r} is the id of cameras[{earlier}] already; give each its own")
+
+
+def _camera(index: int, camera: CameraSettings, kinds: Kinds, report: _Report) -> CameraConfig | None:
+    prefix: Location = ("cameras", index)
+    try:
+        kind = camera.kind if camera.kind is not None else kinds.source_kind(camera.source)
+        table = kinds.options("sources", kind)
+    except ConfigError as error:
+        key = "kind" if camera.kind is not None else "source"
+        report.add((*prefix, key), "; ".join(problem.message for problem in error.problems))
+        return None
+    options = _options(table, extras(camera), prefix, list(CameraSettings.model_fields), report)
+    return CameraConfig(camera, kind, options) if options else None
+
+
+def _runtime(model: ModelSettings, kinds: Kinds, report: _Report) -> tuple[str, Table]:
+    try:
+        kind = model.runtime if model.runtime is not None else kinds.runtime_kind(model.path)
+        table = kinds.options("runtimes", kind)
+    except ConfigError as error:
+        key = "runtime" if model.runtime is not None else "path"
+        report.add(("model", key), "; ".join(problem.message for problem in error.problems))
+        return "", Table()
+    options = _options(table, extras(model), ("model",), list(ModelSettings.model_fields), report)
+    return kind, options or Table()
+
+
+def _options(table: type[Table], values: dict[str, Any], prefix: Location, also: Sequence[str], report: _Report) -> Table | None:
+    try:
+        return table.model_validate(values)
+    except ValidationError as error:
+        report.validation(error, table, prefix, also)
+        return None

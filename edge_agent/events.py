@@ -1,0 +1,236 @@
+"""What the world reads: the payloads of the MQTT contract, version 1, and their JSON Schemas.
+
+The dataclasses below are both what is serialised and what the schemas are generated from (docs/schemas/). Within a
+version fields are only added; consumers ignore those they do not know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+VERSION = 1
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Box = Annotated[tuple[float, float, float, float], Field(description="left, top, right, bottom")]
+Percentiles = Annotated[dict[str, float], Field(description="p50, p95, p99 of the last 512 frames")]
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
+
+
+class Kind(str, Enum):
+    """What a message is about; decides topic, retention and how it is kept."""
+
+    STATUS = "status"
+    HEALTH = "health"
+    CAMERA_STATUS = "camera_status"
+    DETECTIONS = "detections"
+
+    @property
+    def is_state(self) -> bool:
+        """State has a last value, which is retained and sent again on each connection. Events all count."""
+        return self is not Kind.DETECTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something to deliver, encoded once."""
+
+    kind: Kind
+    camera: str | None
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DetectedObject:
+    """One detection."""
+
+    class_id: int
+    label: str
+    confidence: Fraction
+    xyxy: Annotated[Box, Field(description="left, top, right, bottom in pixels of the source frame")]
+    xyxyn: Annotated[Box, Field(description="the same as fractions of width and height")]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The detector that saw it."""
+
+    name: str
+    hash: Annotated[str, Field(description="SHA-256 of the model file")]
+    precision: Annotated[str, Field(description="int8, float16 or float32")]
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyParts:
+    """Milliseconds from capture to hand-over for publishing, and where they went."""
+
+    total: float
+    wait: Annotated[float, Field(description="until the model took the frame")]
+    preprocess: Annotated[float, Field(description="decode where it was put off, resize, colour, layout")]
+    infer: float
+    postprocess: float
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionsEvent:
+    """One served frame. Topic: <base>/<device>/camera/<camera>/detections"""
+
+    device: str
+    camera: str
+    stream: Annotated[str, Field(description="changes each time the agent starts")]
+    seq: Annotated[int, Field(ge=0, description="grows by one with each event of a camera within a stream; never reused")]
+    frame_id: Annotated[int, Field(ge=0, description="position in the source's order; gaps are frames not served")]
+    captured_at: Annotated[Timestamp, Field(description="when the frame arrived; RFC 3339, UTC")]
+    clock_synced: Annotated[bool, Field(description="false: the device's clock was not set by NTP, captured_at may be far off")]
+    width: Annotated[int, Field(gt=0, description="of the source frame")]
+    height: Annotated[int, Field(gt=0, description="of the source frame")]
+    model: ModelInfo
+    latency_ms: LatencyParts
+    detections: list[DetectedObject]
+    pts_s: Annotated[float | None, Field(description="the container's timestamp, for files")] = None
+    schema: Literal["edge_agent.detections/1"] = "edge_agent.detections/1"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """Why something does not work, for people and for programs."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatusEvent:
+    """The state of one camera, retained. Topic: <base>/<device>/camera/<camera>/status"""
+
+    device: str
+    camera: str
+    state: Literal["connecting", "online", "stalled", "backoff", "paused", "muted", "ended", "stopped"]
+    since: Timestamp
+    error: Annotated[ErrorInfo | None, Field(description="why it is not online")]
+    reconnects: int
+    last_frame_age_s: float | None
+    width: int | None = None
+    height: int | None = None
+    decoder: str | None = None
+    schema: Literal["edge_agent.camera_status/1"] = "edge_agent.camera_status/1"
+
+
+@dataclass(frozen=True, slots=True)
+class CameraHealth:
+    """One camera in the heartbeat. captured = served + skipped + dropped + in_flight."""
+
+    state: str
+    frames_captured_total: int
+    frames_served_total: int
+    frames_skipped_total: Annotated[dict[str, int], Field(description="by policy: model_busy, max_fps")]
+    frames_dropped_total: Annotated[dict[str, int], Field(description="lost: model_error, shutdown")]
+    frames_in_flight: int
+    captured_fps: float
+    served_fps: float
+    latency_ms: Percentiles | None
+    last_frame_age_s: float | None
+    reconnects_total: int
+    error: ErrorInfo | None
+    decoder: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryHealth:
+    """The way to the broker."""
+
+    connected: bool
+    reconnects_total: int
+    events_queued: int
+    events_queued_bytes: int
+    events_delivered_total: int
+    events_dropped_total: Annotated[dict[str, int], Field(description="buffer_full: the oldest went; rejected: the broker refused")]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessHealth:
+    """This process."""
+
+    cpu_percent: Annotated[float, Field(description="of one core, since the last heartbeat")]
+    rss_bytes: int
+    threads: int
+    descriptors: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostHealth:
+    """The machine."""
+
+    load1: float
+    memory_available_bytes: int | None
+    temperature_c: Annotated[dict[str, float], Field(description="by thermal zone")]
+
+
+@dataclass(frozen=True, slots=True)
+class HealthEvent:
+    """The heartbeat, retained. Topic: <base>/<device>/health"""
+
+    device: str
+    stream: str
+    at: Timestamp
+    clock_synced: bool
+    agent_version: str
+    uptime_s: float
+    verdict: Annotated[Literal["ok", "degraded", "failing"], Field(description="ok; some of it does not work; none of it does")]
+    reasons: list[str]
+    model: ModelInfo
+    accelerator: str
+    stages_ms: Annotated[dict[str, Percentiles | None], Field(description="wait, preprocess, infer, postprocess, over all cameras")]
+    cameras: dict[str, CameraHealth]
+    delivery: DeliveryHealth
+    process: ProcessHealth
+    host: HostHealth
+    schema: Literal["edge_agent.health/1"] = "edge_agent.health/1"
+
+
+Payload = DetectionsEvent | CameraStatusEvent | HealthEvent
+_ADAPTERS: Mapping[type[Payload], TypeAdapter[Any]] = {
+    event: TypeAdapter(event) for event in (DetectionsEvent, CameraStatusEvent, HealthEvent)
+}
+_KINDS: Mapping[type[Payload], Kind] = {
+    DetectionsEvent: Kind.DETECTIONS,
+    CameraStatusEvent: Kind.CAMERA_STATUS,
+    HealthEvent: Kind.HEALTH,
+}
+
+
+def encode(event: Payload) -> Message:
+    """The event as it goes over the wire: UTF-8 JSON."""
+    kind = type(event)
+    payload = _ADAPTERS[kind].dump_json(event, warnings=False)
+    return Message(_KINDS[kind], getattr(event, "camera", None), payload)
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schema of each payload by name, such as ``detections``."""
+    found = {}
+    for event, adapter in _ADAPTERS.items():
+        schema = adapter.json_schema(mode="serialization")
+        schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+        schema["$id"] = f"urn:edge_agent:{_KINDS[event].value}:{VERSION}"
+        found[_KINDS[event].value] = json.loads(json.dumps(schema))
+    return found
+
+
+def timestamp(utc: float) -> str:
+    """Seconds since the epoch as RFC 3339 with milliseconds."""
+    moment = datetime.fromtimestamp(utc, timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+STATUS_ONLINE = Message(Kind.STATUS, None, b"online")
+STATUS_OFFLINE = Message(Kind.STATUS, None, b"offline")
+

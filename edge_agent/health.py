@@ -1,0 +1,244 @@
+"""The heartbeat, the cameras' states, and the watchdog. Reads counters beside the line; never touches a frame."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_agent import __version__, host
+from edge_agent.capture import CameraState, Capture
+from edge_agent.events import (
+    CameraHealth, CameraStatusEvent, DeliveryHealth, ErrorInfo, HealthEvent, HostHealth, ModelInfo, ProcessHealth, encode, timestamp,
+)  # fmt: skip
+from edge_agent.notify import Notifier
+from edge_agent.pipeline import Pipeline
+from edge_agent.publisher import Publisher
+from edge_agent.stats import merged
+
+log = logging.getLogger(__name__)
+
+STALL_FLOOR_S = 2.0
+STALL_INTERVALS = 5
+CHECK_S = 0.5
+STUCK_AFTER_S = 10.0
+"""A lane that shows no progress for so long is stuck: the watchdog is no longer petted."""
+
+Verdict = Literal["ok", "degraded", "failing"]
+
+
+@dataclass(frozen=True)
+class HealthContext:
+    """Who is speaking, and how often."""
+
+    device: str
+    stream: str
+    model: ModelInfo
+    accelerator: str
+    interval_s: float
+
+
+class Health:
+    """One thread that looks around twice a second and speaks at each interval, and at once when a camera changes."""
+
+    def __init__(
+        self, context: HealthContext, captures: Sequence[Capture], pipeline: Pipeline, publisher: Publisher, notifier: Notifier
+    ) -> None:
+        self.clock_synced = host.clock_synced()
+        self._context, self._captures, self._pipeline = context, captures, pipeline
+        self._publisher, self._notifier = publisher, notifier
+        self._started = time.monotonic()
+        self._last_process = host.read_process()
+        self._last_beat = self._started
+        self._progress: tuple[list[int], float] = ([], self._started)
+        self._petted = 0.0
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+
+    def start(self) -> None:
+        """Send the first heartbeat soon, and go on."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Fall silent."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def poke(self) -> None:
+        """Something changed that people should read now (in ``systemctl status``)."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        next_beat = self._started
+        while not self._stopping:
+            try:
+                now = time.monotonic()
+                for capture in self._captures:
+                    capture.check_stall(now, _stall_after(capture, now))
+                self._watch(now)
+                if now >= next_beat:
+                    self.beat(now)
+                    next_beat = max(next_beat + self._context.interval_s, now)
+            except Exception:
+                log.exception("heartbeat failed")
+            self._wake.wait(CHECK_S)
+            self._wake.clear()
+
+    def _watch(self, now: float) -> None:
+        """Pet the watchdog while every lane makes progress or knowingly waits."""
+        ticks = list(self._pipeline.ticks)
+        seen, since = self._progress
+        moved = len(seen) == len(ticks) and all(new != old for new, old in zip(ticks, seen, strict=True))
+        if moved or not seen:
+            self._progress = (ticks, now)
+        stuck = not moved and now - since > STUCK_AFTER_S and not self._pipeline.finished.is_set()
+        if stuck:
+            log.error("pipeline makes no progress for=%.0fs", now - since)
+        elif self._notifier.watchdog_s is not None and now - self._petted >= self._notifier.watchdog_s / 4:
+            self._notifier.watchdog()
+            self._petted = now
+        self._notifier.status(self._status_line(now))
+
+    def _status_line(self, now: float) -> str:
+        online = sum(capture.status.state is CameraState.ONLINE for capture in self._captures)
+        fps = sum(flow.served_rate.rate(now) for flow in self._pipeline.flows.values())
+        broker = "connected" if self._publisher.connected else f"away ({self._publisher.error or 'connecting'})"
+        errors = [f"{c.camera.id}: {c.status.error}" for c in self._captures if c.status.error]
+        last = f"; {errors[0]}" if errors else ""
+        return f"{online} of {len(self._captures)} cameras online, {fps:.1f} fps served, broker {broker}{last}"[:480]
+
+    def beat(self, now: float) -> None:
+        """One heartbeat, and each camera's state as of now."""
+        self.clock_synced = host.clock_synced()
+        for capture in self._captures:
+            self._publisher.publish(encode(camera_status(self._context.device, capture, now)))
+        self._publisher.publish(encode(self.heartbeat(now)))
+
+    def camera_changed(self, capture: Capture) -> None:
+        """A camera's state is another: tell at once. Called from the capture's thread."""
+        self._publisher.publish(encode(camera_status(self._context.device, capture, time.monotonic())))
+        self.poke()
+
+    def heartbeat(self, now: float) -> HealthEvent:
+        """All that is known, as the contract writes it."""
+        verdict, reasons = self._verdict()
+        context, pipeline = self._context, self._pipeline
+        return HealthEvent(
+            device=context.device,
+            stream=context.stream,
+            at=timestamp(time.time()),
+            clock_synced=self.clock_synced,
+            agent_version=__version__,
+            uptime_s=round(now - self._started, 1),
+            verdict=verdict,
+            reasons=reasons,
+            model=context.model,
+            accelerator=context.accelerator,
+            stages_ms={name: window.percentiles() for name, window in pipeline.stages.items()},
+            cameras={capture.camera.id: self._camera(capture, now) for capture in self._captures},
+            delivery=self._delivery(),
+            process=self._process(now),
+            host=self._host(),
+        )
+
+    def _verdict(self) -> tuple[Verdict, list[str]]:
+        bad = [c for c in self._captures if c.status.state in {CameraState.BACKOFF, CameraState.STALLED} or (c.status.error and c.ended)]
+        reasons = [f"camera {c.camera.id}: {c.status.error or c.status.state.value}" for c in bad]
+        if not self._publisher.connected:
+            reasons.append(f"broker: {self._publisher.error or 'connecting'}")
+        if bad and len(bad) == len(self._captures):
+            return "failing", reasons
+        return ("degraded" if reasons else "ok"), reasons
+
+    def _camera(self, capture: Capture, now: float) -> CameraHealth:
+        counts, status, flow = capture.snapshot(), capture.status, self._pipeline.flows[capture.camera.id]
+        return CameraHealth(
+            state=status.state.value,
+            frames_captured_total=counts.captured,
+            frames_served_total=counts.served,
+            frames_skipped_total=merged(counts.skipped),
+            frames_dropped_total=merged(counts.dropped),
+            frames_in_flight=counts.in_flight,
+            captured_fps=capture.captured_rate.rate(now),
+            served_fps=flow.served_rate.rate(now),
+            latency_ms=flow.latency.percentiles(),
+            last_frame_age_s=_age(capture, now),
+            reconnects_total=status.reconnects,
+            error=_error(capture),
+            decoder=status.info.decoder if status.info else None,
+        )
+
+    def _delivery(self) -> DeliveryHealth:
+        publisher = self._publisher
+        events, size = publisher.queued
+        return DeliveryHealth(
+            connected=publisher.connected,
+            reconnects_total=max(0, publisher.counts.connections - 1),
+            events_queued=events,
+            events_queued_bytes=size,
+            events_delivered_total=publisher.counts.delivered,
+            events_dropped_total=merged(publisher.counts.dropped),
+            error=publisher.error,
+        )
+
+    def _process(self, now: float) -> ProcessHealth:
+        readings, last = host.read_process(), self._last_process
+        span = now - self._last_beat
+        percent = 100 * (readings.cpu_s - last.cpu_s) / span if span > 0 else 0.0
+        self._last_process, self._last_beat = readings, now
+        return ProcessHealth(round(percent, 1), readings.rss_bytes, readings.threads, readings.descriptors)
+
+    def _host(self) -> HostHealth:
+        readings = host.read_host()
+        return HostHealth(readings.load1, readings.memory_available_bytes, readings.temperature_c)
+
+
+def _stall_after(capture: Capture, now: float) -> float:
+    """By the camera's own rhythm: some of its intervals, but never less than two seconds."""
+    rate = capture.captured_rate.rate(now)
+    return max(STALL_FLOOR_S, STALL_INTERVALS / rate) if rate > 0 else max(STALL_FLOOR_S, 10.0)
+
+
+def _age(capture: Capture, now: float) -> float | None:
+    last = capture.status.last_frame_at
+    return None if last is None else round(now - last, 2)
+
+
+def _error(capture: Capture) -> ErrorInfo | None:
+    error = capture.status.error
+    return None if error is None else ErrorInfo(error.code.value, str(error))
+
+
+def camera_status(device: str, capture: Capture, now: float, *, stopped: bool = False) -> CameraStatusEvent:
+    """A camera's state as the contract writes it; ``stopped`` on the way out, so that nothing stays online for ever."""
+    status = capture.status
+    info = status.info
+    return CameraStatusEvent(
+        device=device,
+        camera=capture.camera.id,
+        state="stopped" if stopped else status.state.value,
+        since=timestamp(time.time() if stopped else status.since_utc),
+        error=_error(capture),
+        reconnects=status.reconnects,
+        last_frame_age_s=_age(capture, now),
+        width=info.width if info and info.width else None,
+        height=info.height if info and info.height else None,
+        decoder=info.decoder if info else None,
+    )
+
+
+def summary(captures: Sequence[Capture]) -> Mapping[str, str]:
+    """One line for each camera of what became of its frames, for the log at the end."""
+    lines = {}
+    for capture in captures:
+        counts = capture.snapshot()
+        lines[capture.camera.id] = (
+            f"captured={counts.captured} served={counts.served} skipped={dict(merged(counts.skipped))} dropped={dict(merged(counts.dropped))}"
+        )
+    return lines

@@ -1,0 +1,51 @@
+"""Heads that need no NMS: [1, rows, 6] of left, top, right, bottom, confidence, class (YOLOv10, YOLO26, and exports with NMS inside).
+
+Source: ultralytics/ultralytics nn/modules/head.py (v10Detect, end2end) and engine/exporter.py (nms=True).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge_agent.models._boxes import strongest
+from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds
+from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
+
+Config = NoConfig
+
+
+def recognise(graph: GraphSpec) -> str | None:
+    """One output [1, rows, 6] with at most a thousand rows."""
+    if len(graph.outputs) == 1 and len(graph.outputs[0].shape) == 3 and graph.outputs[0].shape[2] == 6:
+        rows = graph.outputs[0].shape[1]
+        if 0 < rows <= 1000:
+            return f"{rows} rows of six: box, confidence, class"
+    return None
+
+
+class EndToEnd(Family):
+    """Final boxes."""
+
+    name = "end_to_end"
+    input_format = InputFormat("RGB", "centre", scale=1 / 255)
+
+    def __init__(self, graph: GraphSpec) -> None:
+        self._spec = graph.outputs[0]
+        self._normalised = not graph.runtime.startswith("ONNX")
+
+    def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
+        rows = dequantize(outputs[0][0], self._spec)
+        kept = rows[:, 4] >= thresholds.confidence
+        if thresholds.class_ids is not None:
+            kept &= np.isin(rows[:, 5].round().astype(np.int32), thresholds.class_ids)
+        rows = rows[kept]
+        rows = rows[strongest(rows[:, 4], thresholds.max_detections)]
+        boxes = rows[:, :4] * np.array(size * 2, np.float32) if self._normalised else rows[:, :4]
+        return Candidates(boxes, rows[:, 4], rows[:, 5].round().astype(np.int32))
+
+
+def build(graph: GraphSpec) -> Family:
+    """For a graph that ``recognise`` accepts, or that the user says is one."""
+    return EndToEnd(graph)

@@ -1,0 +1,72 @@
+"""SSD and EfficientDet-Lite with TFLite_Detection_PostProcess: four outputs, boxes as fractions, NMS inside.
+
+Source: tensorflow/lite/kernels/detection_postprocess.cc: boxes [1, k, 4] as top, left, bottom, right; classes [1, k];
+scores [1, k]; count [1]. TensorFlow 2 exports list them in another order: scores, boxes, count, classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge_agent.models._boxes import strongest
+from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds
+from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
+
+Config = NoConfig
+
+
+def _roles(graph: GraphSpec) -> tuple[int, int, int, int] | None:
+    """Positions of boxes, classes, scores and count among the outputs."""
+    shapes = [output.shape for output in graph.outputs]
+    boxes = [i for i, s in enumerate(shapes) if len(s) == 3 and s[0] == 1 and s[2] == 4]
+    flat = [i for i, s in enumerate(shapes) if len(s) == 2 and boxes and s == (1, shapes[boxes[0]][1])]
+    count = [i for i, s in enumerate(shapes) if s in {(1,), (), (1, 1)} and i not in flat]
+    if len(shapes) != 4 or len(boxes) != 1 or len(flat) != 2 or len(count) != 1:
+        return None
+    first, second = flat
+    if boxes[0] < first:  # the operator's own order
+        return boxes[0], first, second, count[0]
+    return boxes[0], second, first, count[0]
+
+
+def recognise(graph: GraphSpec) -> str | None:
+    """Four outputs of the shapes of TFLite_Detection_PostProcess."""
+    return "four outputs: boxes, classes, scores, count" if _roles(graph) else None
+
+
+class Ssd(Family):
+    """Final boxes as fractions of the input."""
+
+    name = "ssd"
+    input_format = InputFormat("RGB", "none", scale=1 / 127.5, offset=-1.0)
+
+    def __init__(self, graph: GraphSpec) -> None:
+        roles = _roles(graph)
+        if roles is None:
+            raise ValueError("not the outputs of TFLite_Detection_PostProcess")
+        self._roles = roles
+        self._specs = graph.outputs
+        if graph.inputs[0].dtype == np.uint8:  # such graphs take the pixels as they are, whatever scale they declare
+            quantization = graph.inputs[0].quantization
+            scale, zero = (quantization.scale, quantization.zero_point) if quantization else (1.0, 0)
+            self.input_format = InputFormat("RGB", "none", scale=scale, offset=-zero * scale)
+
+    def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
+        boxes, classes, scores, count = (dequantize(outputs[role], self._specs[role]) for role in self._roles)
+        valid = max(0, min(int(count.reshape(-1)[0]), scores.shape[1]))
+        score = scores[0, :valid]
+        class_id = classes[0, :valid].round().astype(np.int32)
+        kept = score >= thresholds.confidence
+        if thresholds.class_ids is not None:
+            kept &= np.isin(class_id, thresholds.class_ids)
+        index = np.flatnonzero(kept)
+        index = index[strongest(score[index], thresholds.max_detections)]
+        xyxy = boxes[0, index][:, [1, 0, 3, 2]] * np.array(size * 2, np.float32)
+        return Candidates(xyxy, score[index], class_id[index])
+
+
+def build(graph: GraphSpec) -> Family:
+    """For a graph that ``recognise`` accepts, or that the user says is one."""
+    return Ssd(graph)

@@ -1,0 +1,185 @@
+"""THE loop: take a frame, infer it, publish what was seen.
+
+Each lane is a thread with a detector of its own. With more than one, results are put back into each camera's order
+before they are published.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edge_agent.errors import ModelError
+from edge_agent.events import DetectedObject, DetectionsEvent, LatencyParts, Message, ModelInfo, encode, timestamp
+from edge_agent.models.base import Model, Prediction, Thresholds
+from edge_agent.scheduler import Job, Scheduler
+from edge_agent.stats import RateMeter, Window
+
+log = logging.getLogger(__name__)
+
+MAX_ERRORS_IN_A_ROW = 30
+STAGES = ("wait", "preprocess", "infer", "postprocess")
+
+
+@dataclass
+class CameraFlow:
+    """What the pipeline keeps about one camera."""
+
+    thresholds: Thresholds
+    sequence: range
+    sent: int = 0
+    next_ticket: int = 0
+    waiting: dict[int, tuple[Job, Prediction | None]] = field(default_factory=dict)
+    served_rate: RateMeter = field(default_factory=RateMeter)
+    latency: Window = field(default_factory=Window)
+
+
+@dataclass(frozen=True)
+class PipelineContext:
+    """What the loop needs besides frames and detectors."""
+
+    device: str
+    stream: str
+    model: ModelInfo
+    publish: Callable[[Message], None]
+    reserve: Callable[[str], range]
+    clock_synced: Callable[[], bool]
+
+
+class Pipeline:
+    """All lanes. ``start`` and ``stop`` from one thread; the counters may be read from any."""
+
+    def __init__(
+        self, context: PipelineContext, scheduler: Scheduler, lanes: Sequence[Model], thresholds: Mapping[str, Thresholds]
+    ) -> None:
+        self.flows = {camera: CameraFlow(own, context.reserve(camera)) for camera, own in thresholds.items()}
+        self.stages = {stage: Window() for stage in STAGES}
+        self.ticks = [0] * len(lanes)
+        """Grows while a lane makes progress or knowingly waits; the watchdog looks at it."""
+        self.failure: Exception | None = None
+        self.finished = threading.Event()
+        """No frame will come any more, or the loop has failed."""
+        self._context, self._scheduler = context, scheduler
+        self._stopping = threading.Event()
+        self._commit_lock = threading.Lock()
+        self._errors_in_a_row = 0
+        self._lanes = [
+            threading.Thread(target=self._lane, args=(index, model), name=f"lane-{index}", daemon=True) for index, model in enumerate(lanes)
+        ]
+
+    def start(self) -> None:
+        """Begin to pull frames."""
+        for lane in self._lanes:
+            lane.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Let the frames that are being inferred be finished; False if a lane is still busy then."""
+        self._stopping.set()
+        deadline = time.monotonic() + timeout_s
+        for lane in self._lanes:
+            if lane.ident is not None:
+                lane.join(max(0.0, deadline - time.monotonic()))
+        return not any(lane.is_alive() for lane in self._lanes)
+
+    def _lane(self, index: int, model: Model) -> None:
+        try:
+            while not self._stopping.is_set():
+                self.ticks[index] += 1
+                job = self._scheduler.take()
+                if job is not None:
+                    self._commit(job, self._infer(model, job))
+                elif self._scheduler.finished():
+                    break
+        except Exception as error:  # whatever it is, the process must not go on as if frames were served
+            log.debug("lane failed", exc_info=True)
+            self.failure = error
+        self.finished.set()
+
+    def _infer(self, model: Model, job: Job) -> Prediction | None:
+        try:
+            prediction = model(job.frame.image, self.flows[job.frame.camera].thresholds)
+        except ModelError as error:
+            self._errors_in_a_row += 1
+            log.error("frame lost camera=%s frame_id=%d reason=%s", job.frame.camera, job.frame.frame_id, error)
+            if self._errors_in_a_row >= MAX_ERRORS_IN_A_ROW:
+                raise ModelError(f"{self._errors_in_a_row} frames in a row could not be inferred; the last because {error}") from None
+            return None
+        self._errors_in_a_row = 0
+        return prediction
+
+    def _commit(self, job: Job, prediction: Prediction | None) -> None:
+        """Publish in the order in which the frames were taken, whichever lane is done first."""
+        flow = self.flows[job.frame.camera]
+        with self._commit_lock:
+            flow.waiting[job.ticket] = (job, prediction)
+            while (ready := flow.waiting.pop(flow.next_ticket, None)) is not None:
+                flow.next_ticket += 1
+                self._emit(flow, *ready)
+
+    def _emit(self, flow: CameraFlow, job: Job, prediction: Prediction | None) -> None:
+        if prediction is None:
+            job.capture.lost("model_error")
+            return
+        if flow.sent == len(flow.sequence):
+            flow.sequence, flow.sent = self._context.reserve(job.frame.camera), 0
+        seq = flow.sequence[flow.sent]
+        flow.sent += 1
+        now = time.monotonic()
+        parts = _latency(job, prediction, now)
+        self._context.publish(encode(self._event(job, prediction, seq, parts)))
+        job.capture.served()
+        flow.served_rate.tick(now)
+        flow.latency.add(parts.total)
+        for stage in STAGES:
+            self.stages[stage].add(getattr(parts, stage))
+
+    def _event(self, job: Job, prediction: Prediction, seq: int, parts: LatencyParts) -> DetectionsEvent:
+        frame, context = job.frame, self._context
+        return DetectionsEvent(
+            device=context.device,
+            camera=frame.camera,
+            stream=context.stream,
+            seq=seq,
+            frame_id=frame.frame_id,
+            captured_at=timestamp(frame.captured_utc),
+            clock_synced=context.clock_synced(),
+            width=frame.image.width,
+            height=frame.image.height,
+            model=context.model,
+            latency_ms=parts,
+            detections=objects(prediction, frame.image.width, frame.image.height),
+            pts_s=None if frame.pts_s is None else round(frame.pts_s, 4),
+        )
+
+
+def _latency(job: Job, prediction: Prediction, now: float) -> LatencyParts:
+    timings = prediction.timings
+    return LatencyParts(
+        total=round((now - job.frame.captured_at) * 1e3, 2),
+        wait=round((job.taken_at - job.frame.captured_at) * 1e3, 2),
+        preprocess=round(timings.preprocess, 2),
+        infer=round(timings.infer, 2),
+        postprocess=round(timings.postprocess, 2),
+    )
+
+
+def objects(prediction: Prediction, width: int, height: int) -> list[DetectedObject]:
+    """The detections as the contract writes them: pixels to a tenth, fractions and confidence to four places."""
+    found = prediction.detections
+    if len(found) == 0:
+        return []
+    scale = (width, height, width, height)
+    rows = zip(found.class_id.tolist(), found.label, found.confidence.tolist(), found.xyxy.tolist(), strict=True)
+    return [
+        DetectedObject(
+            class_id,
+            label,
+            min(1.0, max(0.0, round(confidence, 4))),
+            (round(box[0], 1), round(box[1], 1), round(box[2], 1), round(box[3], 1)),
+            (round(box[0] / scale[0], 5), round(box[1] / scale[1], 5), round(box[2] / scale[2], 5), round(box[3] / scale[3], 5)),
+        )
+        for class_id, label, confidence, box in rows
+    ]

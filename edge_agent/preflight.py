@@ -1,0 +1,155 @@
+"""What can be tried before anything is started: the files that the configuration names, and with ``--probe`` the rest.
+
+``run`` and ``check`` both come through here, so what the one accepts the other starts.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent import plugins
+from edge_agent.config import AgentConfig, CameraConfig
+from edge_agent.credentials import mqtt_password, read_secret
+from edge_agent.errors import ConfigError, EdgeAgentError, Problem
+from edge_agent.host import machine_device_id
+from edge_agent.models import _loading as model_loading
+from edge_agent.sinks.mqtt import MqttContext, MqttSink, tls_context
+from edge_agent.sources.base import Source, SourceContext
+from edge_agent.state import State, default_directory
+
+
+def check_files(config: AgentConfig) -> None:
+    """Everything wrong with the files that the configuration names. Raises ConfigError; opens no device or connection."""
+    steps: list[Callable[[], object]] = [
+        lambda: model_loading.check_file(model_loading.model_path(config)),
+        lambda: build_sink(config, "check"),
+        *(lambda camera=camera, index=index: _check_source(config, camera, index) for index, camera in enumerate(config.cameras)),
+    ]
+    labels = config.settings.model.labels
+    if isinstance(labels, str):
+        steps.insert(1, lambda: model_loading.read_labels(config.resolve(labels)))
+    problems: list[Problem] = []
+    for step in steps:
+        try:
+            step()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*(Problem(p.message, p.where or str(config.path or ""), p.line, p.key) for p in problems))
+
+
+def _check_source(config: AgentConfig, camera: CameraConfig, index: int) -> None:
+    source = build_source(config, camera)
+    del source
+    if camera.kind in {"file", "images"} and "://" not in str(camera.settings.source):
+        path = config.resolve(str(camera.settings.source))
+        key = f"cameras[{index}].source"
+        if not path.exists():
+            raise ConfigError(Problem(f"{path} does not exist", key=key))
+        if camera.kind == "file" and path.is_dir():
+            raise ConfigError(Problem(f'{path} is a folder; for a folder of pictures set kind = "images"', key=key))
+
+
+def build_source(config: AgentConfig, camera: CameraConfig) -> Source:
+    """A camera's source, not yet opened. Raises ConfigError."""
+    context = SourceContext(
+        camera.id,
+        camera.settings.source,
+        config.resolve,
+        lambda path: read_secret(config.resolve(path), f"camera {camera.id}: password_file"),
+    )
+    source: Source = plugins.load("sources", camera.kind).build(context, camera.options)
+    return source
+
+
+def build_sink(config: AgentConfig, device: str) -> MqttSink:
+    """The way to the broker, not yet connected. Raises ConfigError for secrets and certificates that cannot be read."""
+    mqtt = config.settings.mqtt
+    password = mqtt_password(mqtt, config.resolve(mqtt.password_file) if mqtt.password_file else None)
+    if password is not None and mqtt.username is None:
+        raise ConfigError("mqtt.username: is required where there is a password")
+    context = None
+    if mqtt.tls is not None:
+        files = [None if f is None else str(config.resolve(f)) for f in (mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file)]
+        for key, file in zip(("ca_file", "cert_file", "key_file"), files, strict=True):
+            if file is not None and not Path(file).is_file():
+                raise ConfigError(f"mqtt.tls.{key}: {file} is not a file that can be read")
+        try:
+            context = tls_context(*files, verify=mqtt.tls.verify)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(f"mqtt.tls: its files cannot be used: {getattr(error, 'reason', None) or error}") from None
+    return MqttSink(MqttContext(device, password, context), mqtt)
+
+
+def state_for(config: AgentConfig) -> State:
+    """The state directory, not yet opened."""
+    given = config.settings.device.state_dir
+    return State(config.resolve(given) if given else default_directory())
+
+
+def device_id(config: AgentConfig, state: State) -> str:
+    """The configured name, else one from the machine, else one that is made once and kept."""
+    configured = config.settings.device.id
+    return configured if configured != "auto" else machine_device_id() or state.device_id()
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What came of trying one thing."""
+
+    what: str
+    ok: bool
+    text: str
+
+
+def probe(config: AgentConfig) -> Iterator[ProbeResult]:
+    """Try the model, each camera and the broker, one after the other."""
+    yield _tried("model", lambda: _probe_model(config))
+    for camera in config.cameras:
+        if camera.settings.enabled:
+            yield _tried(f"camera {camera.id}", lambda camera=camera: _probe_camera(config, camera))  # type: ignore[misc]
+    yield _tried("broker", lambda: _probe_broker(config))
+
+
+def _tried(what: str, action: Callable[[], str]) -> ProbeResult:
+    try:
+        return ProbeResult(what, ok=True, text=action())
+    except EdgeAgentError as error:
+        return ProbeResult(what, ok=False, text=str(error))
+
+
+def _probe_model(config: AgentConfig) -> str:
+    loaded = model_loading.load(config)
+    model = loaded.lanes[0]
+    for index, camera in enumerate(config.cameras):
+        model_loading.thresholds_for(camera.settings, config.settings.model, model.labels, index)
+    width, height = model.input_size
+    identity = loaded.identity
+    return f"{identity.family}, {width}x{height}, {len(model.labels)} classes, {identity.precision}, {identity.runtime}"
+
+
+def _probe_camera(config: AgentConfig, camera: CameraConfig) -> str:
+    source = build_source(config, camera)
+    started = time.monotonic()
+    try:
+        info = source.open()
+        reading = source.read()
+    finally:
+        source.close()
+    took = (time.monotonic() - started) * 1e3
+    return f"{reading.image.width}x{reading.image.height}, {info.decoder}, first frame after {took:.0f} ms"
+
+
+def _probe_broker(config: AgentConfig) -> str:
+    # An id of its own: taking over a running agent's connection would be a strange way to check.
+    sink = build_sink(config.__class__(config.settings.model_copy(update={"mqtt": config.settings.mqtt.model_copy(
+        update={"client_id": f"edge-agent-check-{time.time_ns() % 10**9}"})}), config.cameras, config.runtime, config.runtime_options, config.path), "edge-agent-check")  # fmt: skip
+    try:
+        sink.connect()
+        return f"{sink.name} accepts us"
+    finally:
+        sink.close()

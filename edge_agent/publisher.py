@@ -1,0 +1,209 @@
+"""Drives one sink: its thread, its reconnects, its counters, and the bounded buffer that messages wait in.
+
+The buffer is the second of the two places where something changes thread. State (status, health) is kept as a last
+value, goes first, and is sent again on every connection; events wait in order, and when there are too many the
+oldest go, counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edge_agent.errors import SinkUnavailable
+from edge_agent.events import STATUS_OFFLINE, Kind, Message
+from edge_agent.retry import Backoff, BackoffPolicy
+from edge_agent.sinks.base import Sink
+from edge_agent.stats import ReasonCounter
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 0.5
+"""How often an idle publisher looks whether the connection still stands."""
+
+
+@dataclass
+class DeliveryCounts:
+    """accepted = delivered + dropped + queued (those being written included)."""
+
+    accepted: int = 0
+    delivered: int = 0
+    dropped: ReasonCounter = field(default_factory=ReasonCounter)
+    """``buffer_full``, ``rejected``, ``shutdown``."""
+    connections: int = 0
+
+
+class Publisher:
+    """One sink's runner. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        max_events: int,
+        max_bytes: int,
+        policy: BackoffPolicy = BackoffPolicy(first_s=1.0, cap_s=60.0, stable_s=30.0),
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.sink = sink
+        self.counts = DeliveryCounts()
+        self.connected = False
+        self.error: str | None = None
+        self._max_events, self._max_bytes = max_events, max_bytes
+        self._backoff = Backoff(policy)
+        self._on_change = on_change
+        self._changed = threading.Condition()
+        self._states: dict[tuple[Kind, str | None], Message] = {}
+        self._unsent: dict[tuple[Kind, str | None], Message] = {}
+        self._events: deque[Message] = deque()
+        self._bytes = 0
+        self._writing = 0
+        self._stopping = False
+        self._abandon = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect, in the runner's own thread."""
+        self._thread.start()
+
+    def publish(self, message: Message) -> None:
+        """Accept a message. Never blocks and never raises; beyond the bounds the oldest events are dropped."""
+        with self._changed:
+            if message.kind.is_state:
+                key = (message.kind, message.camera)
+                self._states[key] = self._unsent[key] = message
+            else:
+                self.counts.accepted += 1
+                self._events.append(message)
+                self._bytes += len(message.payload)
+                self._make_room()
+            self._changed.notify_all()
+
+    def _make_room(self) -> None:
+        while self._events and (len(self._events) + self._writing > self._max_events or self._bytes > self._max_bytes):
+            self._bytes -= len(self._events.popleft().payload)
+            self.counts.dropped["buffer_full"] += 1
+            if self.counts.dropped["buffer_full"] == 1:
+                log.warning("buffer full, the oldest events are dropped from now on sink=%s", self.sink.name)
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """Events that wait or are being written, and their bytes."""
+        with self._changed:
+            return len(self._events) + self._writing, self._bytes
+
+    def stop(self, timeout_s: float) -> bool:
+        """Say ``offline``, deliver what can be delivered in that time, and end. False if the thread is still busy."""
+        self.publish(STATUS_OFFLINE)
+        with self._changed:
+            self._stopping = True
+            if not self.connected:
+                self._abandon.set()
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                self._abandon.set()
+                self._thread.join(0.3)
+        with self._changed:
+            left = len(self._events) + self._writing
+            if left:
+                self.counts.dropped["shutdown"] += left
+                log.warning("events lost at shutdown sink=%s events=%d", self.sink.name, left)
+            self._events.clear()
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._abandon.is_set() and not (self._stopping and not self._pending()):
+            try:
+                self._session()
+            except SinkUnavailable as error:
+                self._wait_after(str(error))
+            except Exception as error:  # a defect in a sink must not end delivery for ever
+                log.exception("sink failed unexpectedly sink=%s", self.sink.name)
+                self._wait_after(f"unexpected {type(error).__name__}: {error}")
+        self.sink.close()
+
+    def _session(self) -> None:
+        self.sink.connect()
+        with self._changed:
+            self.connected, self.error = True, None
+            self.counts.connections += 1
+            self._unsent = dict(self._states)
+        self._backoff.up(time.monotonic())
+        log.info("connected sink=%s queued=%d", self.sink.name, len(self._events))
+        self._on_change()
+        while not self._abandon.is_set():
+            batch = self._next_batch()
+            if batch:
+                self._write(batch)
+            elif self._stopping:
+                return
+            else:
+                self.sink.check()
+
+    def _pending(self) -> bool:
+        with self._changed:
+            return bool(self._unsent or self._events)
+
+    def _next_batch(self) -> list[Message]:
+        """State first, so that a backlog never delays it; then events in order."""
+        with self._changed:
+            if not self._unsent and not self._events and not self._stopping:
+                self._changed.wait(IDLE_S)
+            # "offline" is the last word: it waits until nothing else is left
+            last = self._unsent.get((Kind.STATUS, None)) is STATUS_OFFLINE
+            states = [m for key, m in self._unsent.items() if not (last and key == (Kind.STATUS, None))]
+            states = states[: self.sink.window]
+            for message in states:
+                del self._unsent[(message.kind, message.camera)]
+            events = [self._events.popleft() for _ in range(min(self.sink.window - len(states), len(self._events)))]
+            self._writing = len(events)
+            if not states and not events and last:
+                return [self._unsent.pop((Kind.STATUS, None))]
+            return states + events
+
+    def _write(self, batch: list[Message]) -> None:
+        try:
+            outcomes = self.sink.write(batch)
+        except BaseException:
+            self._put_back(batch)
+            raise
+        with self._changed:
+            self._writing = 0
+            for message, outcome in zip(batch, outcomes, strict=True):
+                if message.kind.is_state:
+                    continue
+                self._bytes -= len(message.payload)
+                if outcome is None:
+                    self.counts.delivered += 1
+                else:
+                    self.counts.dropped["rejected"] += 1
+        for outcome in outcomes:
+            if outcome is not None:
+                log.error("message rejected sink=%s reason=%s", self.sink.name, outcome)
+
+    def _put_back(self, batch: list[Message]) -> None:
+        with self._changed:
+            self._writing = 0
+            self._events.extendleft(reversed([m for m in batch if not m.kind.is_state]))
+            for message in batch:
+                if message.kind.is_state:
+                    self._unsent.setdefault((message.kind, message.camera), message)
+            self._make_room()
+
+    def _wait_after(self, reason: str) -> None:
+        self.sink.close()
+        self._backoff.down(time.monotonic())
+        delay = self._backoff.next_delay()
+        with self._changed:
+            self.connected, self.error = False, reason
+        log.warning("sink unavailable sink=%s retry_in=%.1fs queued=%d reason=%s", self.sink.name, delay, self.queued[0], reason)
+        self._on_change()
+        if self._stopping:
+            self._abandon.set()
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, delay)

@@ -1,0 +1,1 @@
+"""One file for each runtime. A runtime knows files and tensors, and nothing of boxes."""

@@ -1,0 +1,128 @@
+"""TensorFlow Lite: ``ai_edge_litert`` (the successor, and many times faster on quantized graphs) or ``tflite_runtime``."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import importlib.metadata
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_agent.config import Table
+from edge_agent.errors import ConfigError, ModelError
+from edge_agent.runtimes.base import GraphSpec, Quantization, Runtime, RuntimeContext, Tensor, TensorSpec
+
+LIBRARIES = (("ai_edge_litert.interpreter", "ai-edge-litert", "LiteRT"), ("tflite_runtime.interpreter", "tflite-runtime", "tflite-runtime"))
+LIBRARY_VARIABLE = "EDGE_AGENT_TFLITE_LIBRARY"
+_MAX_METADATA = 1024 * 1024
+
+
+class Config(Table):
+    """Keys of [model] that only .tflite files have."""
+
+    library: str | None = None
+    """"ai-edge-litert" or "tflite-runtime". Default: the first of them that is installed."""
+
+
+class TfliteRuntime(Runtime):
+    """An ``Interpreter`` with the threads asked for; XNNPACK is on where the library has it."""
+
+    def __init__(self, context: RuntimeContext, config: Config) -> None:
+        interpreter_class, name = _library(config.library)
+        try:
+            with _quiet_stderr():
+                self._interpreter = interpreter_class(model_path=str(context.path), num_threads=context.threads)
+                self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "unknown"
+            raise ModelError(f"{context.path} is not a model that {name} can run: {reason}") from None
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        metadata, labels = _associated_files(context.path)
+        self.spec = GraphSpec(tuple(map(_spec, inputs)), tuple(map(_spec, outputs)), name, "CPU (XNNPACK)", _precision(self._interpreter), metadata, labels)
+        self._input = inputs[0]["index"]
+        self._outputs = [output["index"] for output in outputs]
+
+    def infer(self, tensor: Tensor) -> Sequence[Tensor]:
+        try:
+            self._interpreter.set_tensor(self._input, tensor)
+            self._interpreter.invoke()
+            return [self._interpreter.get_tensor(index) for index in self._outputs]
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"inference failed: {error}") from None
+
+
+def _library(wanted: str | None) -> tuple[Any, str]:
+    reasons = []
+    names = [distribution for _, distribution, _ in LIBRARIES]
+    if wanted is not None and wanted not in names:
+        raise ConfigError(f"model.library: {wanted!r} is not one of {', '.join(names)}")
+    for module, distribution, shown in LIBRARIES:
+        if wanted is not None and wanted != distribution:
+            continue
+        try:
+            interpreter = importlib.import_module(module).Interpreter
+            return interpreter, f"{shown} {importlib.metadata.version(distribution)}"
+        except ImportError as error:
+            reasons.append(f"{distribution}: {error}")
+    hint = "pip install ai-edge-litert, or pip install 'edge-agent[tflite-runtime]' on Python 3.10 and 3.11"
+    raise ConfigError(f"running .tflite models needs a TFLite runtime: {hint} ({'; '.join(reasons)})")
+
+
+def _spec(details: dict[str, Any]) -> TensorSpec:
+    shape = tuple(int(size) for size in details["shape"])
+    scale, zero_point = details["quantization"]
+    quantization = Quantization(float(scale), int(zero_point)) if scale else None
+    return TensorSpec(str(details["name"]), shape, np.dtype(details["dtype"]), quantization)
+
+
+def _precision(interpreter: Any) -> str:
+    """By the type that most of the graph's tensors have, biases (int32) and shapes aside."""
+    counts = Counter(np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details())
+    eight_bit = counts["int8"] + counts["uint8"]
+    if eight_bit > counts["float32"]:
+        return "int8"
+    return "float16" if counts["float16"] else "float32"
+
+
+def _associated_files(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What is zipped onto the end of a .tflite: TFLite's associated label files, and Ultralytics' metadata."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            texts = {info.filename: archive.read(info).decode("utf-8", "replace") for info in archive.infolist() if info.file_size <= _MAX_METADATA}
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
+        return {}, ()
+    for name, text in texts.items():
+        if "meta" in name:
+            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                found = ast.literal_eval(text)
+                if isinstance(found, dict) and isinstance(found.get("names"), dict):
+                    names = found["names"]
+                    return {str(k): str(v) for k, v in found.items()}, tuple(str(names.get(i, i)) for i in range(len(names)))
+    labels = next((text for name, text in texts.items() if name.endswith(".txt")), "")
+    return {}, tuple(line.strip() for line in labels.splitlines())
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """The library greets on the process's stderr with no way to stop it; what it raises tells more."""
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def build(context: RuntimeContext, config: Config) -> Runtime:
+    """Load a file. Raises ConfigError or ModelError."""
+    return TfliteRuntime(context, config)

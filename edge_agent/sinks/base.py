@@ -1,0 +1,42 @@
+"""The contract of a sink: it connects, writes, closes and raises.
+
+It holds no retry and no buffer: :class:`edge_agent.publisher.Publisher` drives it, always from one thread, in the
+order ``connect``, ``write`` ..., ``close``, and then perhaps ``connect`` again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from edge_agent.errors import Rejected
+from edge_agent.events import Message
+
+
+class Sink(ABC):
+    """Somewhere that messages go."""
+
+    name: str
+    """For logs, without secrets."""
+    window: int = 20
+    """The most messages given to one ``write``."""
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Get ready to write, within a bounded time. Raises SinkUnavailable."""
+
+    @abstractmethod
+    def write(self, messages: Sequence[Message]) -> Sequence[Rejected | None]:
+        """Deliver all of them, in order, within a bounded time; returns once the receiver has confirmed.
+
+        One entry for each message: None, or why it was refused for good. Raises SinkUnavailable when it is not
+        known to have worked: all of them are then kept and written again after the next ``connect``.
+        """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Cheap: raises SinkUnavailable if the connection is known to be lost."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go within a bounded time. Never raises."""

@@ -1,0 +1,240 @@
+"""MQTT, by the contract in docs/mqtt.md, over paho-mqtt as a thin transport.
+
+paho keeps an unbounded queue in memory, reconnects without jitter, ignores its window when it does, and never sends
+again on a live connection. So it is given nothing to queue: one client per connection, never more than the window
+in flight, and a ``write`` that only returns once every message was acknowledged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_agent.config import MqttSettings
+from edge_agent.errors import Rejected, SinkUnavailable
+from edge_agent.events import STATUS_OFFLINE, Kind, Message
+from edge_agent.sinks.base import Sink
+
+log = logging.getLogger(__name__)
+
+Config = MqttSettings
+_QUOTA_EXCEEDED = 0x97
+_TAKEN_OVER = 0x8E
+_FAILURE = 0x80
+_WINDOW = 20
+
+
+@dataclass(frozen=True)
+class Topics:
+    """The topic layout of the contract."""
+
+    base: str
+    device: str
+
+    def of(self, message: Message) -> str:
+        """Where a message goes."""
+        root = f"{self.base}/{self.device}"
+        if message.camera is not None:
+            leaf = "status" if message.kind is Kind.CAMERA_STATUS else message.kind.value
+            return f"{root}/camera/{message.camera}/{leaf}"
+        return f"{root}/{message.kind.value}"
+
+
+@dataclass(frozen=True)
+class MqttContext:
+    """What the sink is given besides ``[mqtt]``; secrets are read and files resolved already."""
+
+    device: str
+    password: str | None
+    tls: ssl.SSLContext | None
+
+
+class MqttSink(Sink):
+    """One broker."""
+
+    def __init__(self, context: MqttContext, config: MqttSettings) -> None:
+        self._config, self.context = config, context
+        self.topics = Topics(config.base, context.device)
+        self.port = config.port or (8883 if context.tls else 1883)
+        self.name = f"mqtt{'s' if context.tls else ''}://{config.host}:{self.port}"
+        self._v5 = config.protocol == "5"
+        self._client: paho.Client | None = None
+        self._changed = threading.Condition()
+        self._connack: ReasonCode | None = None
+        self._lost: str | None = None
+        self._acks: dict[int, ReasonCode] = {}
+        self._connected_at = 0.0
+
+    def connect(self) -> None:
+        self.close()
+        self._connack, self._lost, self._acks = None, None, {}
+        client = self._new_client()
+        config = self._config
+        try:
+            client.connect(config.host, self.port, config.keepalive_s)
+            client.loop_start()
+        except (OSError, ValueError) as error:
+            raise SinkUnavailable(f"{self.name}: {_connection_problem(error)}") from None
+        self._client = client
+        with self._changed:
+            answered = self._changed.wait_for(lambda: self._connack is not None or self._lost is not None, config.connect_timeout_s)
+        if not answered or self._connack is None:
+            self.close()
+            raise SinkUnavailable(f"{self.name}: " + (self._lost or f"took the connection but did not answer in {config.connect_timeout_s:g} s"))
+        if self._connack.is_failure:
+            reason = str(self._connack)
+            self.close()
+            raise SinkUnavailable(f"{self.name}: the broker refuses us: {reason}{_refusal_hint(reason)}")
+        self._connected_at = time.monotonic()
+
+    def _new_client(self) -> paho.Client:
+        config = self._config
+        version = MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=config.client_id or self.context.device,
+            protocol=version,
+            reconnect_on_failure=False,
+            **({} if self._v5 else {"clean_session": True}),
+        )
+        client.connect_timeout = config.connect_timeout_s
+        client.suppress_exceptions = True  # an exception in a callback would end paho's thread
+        client.max_inflight_messages_set(_WINDOW)
+        if config.username is not None:
+            client.username_pw_set(config.username, self.context.password)
+        if self.context.tls is not None:
+            client.tls_set_context(self.context.tls)
+        client.will_set(self.topics.of(STATUS_OFFLINE), STATUS_OFFLINE.payload, qos=1, retain=True)
+        client.on_connect, client.on_disconnect, client.on_publish = self._on_connect, self._on_disconnect, self._on_publish
+        return client
+
+    def _on_connect(self, client: paho.Client, _user: Any, _flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
+        with self._changed:
+            if client is self._client or self._client is None:
+                granted = getattr(properties, "ReceiveMaximum", _WINDOW) if properties else _WINDOW
+                self.window = max(1, min(_WINDOW, int(granted)))
+                self._connack = reason
+                self._changed.notify_all()
+
+    def _on_disconnect(self, client: paho.Client, _user: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
+        with self._changed:
+            if client is self._client or self._client is None:
+                self._lost = self._why_lost(reason)
+                self._changed.notify_all()
+
+    def _why_lost(self, reason: ReasonCode) -> str:
+        client_id = self._config.client_id or self.context.device
+        if self._v5 and reason.value == _TAKEN_OVER:
+            return f"another client took over the id {client_id!r}; give each device its own [device] id"
+        lasted = time.monotonic() - self._connected_at if self._connected_at else None
+        hint = f" (does another client use the id {client_id!r}?)" if lasted is not None and lasted < 5 and not self._v5 else ""
+        return f"connection lost: {reason}{hint}"
+
+    def _on_publish(self, client: paho.Client, _user: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
+        with self._changed:
+            if client is self._client:
+                self._acks[mid] = reason
+                self._changed.notify_all()
+
+    def write(self, messages: Sequence[Message]) -> Sequence[Rejected | None]:
+        self.check()
+        assert self._client is not None
+        self._acks.clear()
+        mids = [self._send(self._client, message) for message in messages]
+        pending = [mid for mid in mids if mid is not None]
+        with self._changed:
+            self._changed.wait_for(lambda: self._lost is not None or all(mid in self._acks for mid in pending), self._config.ack_timeout_s)
+        self.check()
+        if not all(mid in self._acks for mid in pending):
+            raise SinkUnavailable(f"{self.name}: the broker did not acknowledge within {self._config.ack_timeout_s:g} s")
+        return [self._outcome(message, mid) for message, mid in zip(messages, mids, strict=True)]
+
+    def _send(self, client: paho.Client, message: Message) -> int | None:
+        qos = 1 if message.kind.is_state else self._config.qos
+        retain = message.kind.is_state or self._config.retain
+        try:
+            info = client.publish(self.topics.of(message), message.payload, qos=qos, retain=retain)
+        except ValueError as error:  # payload over 256 MB, or a topic that MQTT forbids
+            log.error("message cannot be sent kind=%s reason=%s", message.kind.value, error)
+            return None
+        if info.rc not in {MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN}:
+            raise SinkUnavailable(f"{self.name}: {paho.error_string(info.rc)}")
+        return info.mid
+
+    def _outcome(self, message: Message, mid: int | None) -> Rejected | None:
+        if mid is None:
+            return Rejected(f"{self.topics.of(message)}: not a message that MQTT can carry")
+        reason = self._acks[mid]
+        if reason.value == _QUOTA_EXCEEDED:
+            raise SinkUnavailable(f"{self.name}: {reason}")
+        return Rejected(f"{self.topics.of(message)}: {reason}") if reason.value >= _FAILURE else None
+
+    def check(self) -> None:
+        if self._client is None or self._lost is not None:
+            raise SinkUnavailable(f"{self.name}: {self._lost or 'not connected'}")
+
+    def close(self) -> None:
+        with self._changed:
+            client, self._client = self._client, None
+        if client is None:
+            return
+        # paho's loop_stop() waits for ever while acknowledgements are missing, unless disconnected first; and its
+        # socket may hang. Both happen in a thread that nobody waits for beyond a moment.
+        closing = threading.Thread(target=_shut, args=(client,), name="mqtt-close", daemon=True)
+        closing.start()
+        closing.join(1.0)
+
+
+def _shut(client: paho.Client) -> None:
+    with contextlib.suppress(Exception):
+        client.disconnect()
+        client.loop_stop()
+
+
+def _connection_problem(error: Exception) -> str:
+    if isinstance(error, socket.gaierror):
+        return "the name cannot be resolved"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}; set [mqtt.tls] ca_file, or check this device's clock"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}; is this a TLS port?"
+    if isinstance(error, TimeoutError):
+        return "no answer (wrong address, or a firewall)"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _refusal_hint(reason: str) -> str:
+    lowered = reason.lower()
+    if "authori" in lowered or "password" in lowered or "user" in lowered:
+        return " (check [mqtt] username and password_file)"
+    if "protocol" in lowered:
+        return ' (set [mqtt] protocol = "3.1.1")'
+    return ""
+
+
+def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None, *, verify: bool) -> ssl.SSLContext:
+    """A client context. Raises OSError or ssl.SSLError for files that cannot be used."""
+    context = ssl.create_default_context(cafile=ca_file)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if cert_file is not None:
+        context.load_cert_chain(cert_file, key_file)
+    return context
+
+
+def build(context: MqttContext, config: MqttSettings) -> Sink:
+    """A sink for one broker; does no I/O."""
+    return MqttSink(context, config)

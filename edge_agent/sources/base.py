@@ -1,0 +1,89 @@
+"""The contract of a source: a dumb thing that opens, reads, closes and raises.
+
+It holds no thread, no retry and no sleep of its own: :class:`edge_agent.capture.Capture` drives it, always from one
+thread, in the order ``open``, ``read`` ..., ``close``, and then perhaps ``open`` again. ``close`` may be called at any
+time after ``open`` began, also twice. Every blocking call has a bound: a source that could wait for ever is a defect.
+
+A module of a kind exports ``Config``, ``claims(source)``, and ``build(context, config)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from edge_agent.config import Seconds, Table, not_bool
+from edge_agent.image import Image
+
+Pixels = Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=32768)]
+
+
+@dataclass(frozen=True)
+class SourceContext:
+    """What a source is given besides its own ``Config``."""
+
+    camera: str
+    source: str | int
+    resolve: Callable[[str], Path]
+    """Makes a path of the configuration absolute."""
+    secret: Callable[[str], str]
+    """Reads a secret file; raises ConfigError."""
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What an opened source turned out to be."""
+
+    width: int
+    height: int
+    fps: float | None
+    """The rate that the source *claims*; nobody should rely on it."""
+    decoder: str
+    """What turns its bytes into pixels, such as ``h264 (FFmpeg, software)`` or ``none (YUYV)``."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One picture as the source delivered it."""
+
+    image: Image
+    captured_at: float
+    """Monotonic seconds when its data arrived."""
+    pts_s: float | None = None
+
+
+class Source(ABC):
+    """One camera, stream or file."""
+
+    live: bool = True
+    """Live sources have a newest frame; the others have a next frame, and none of theirs is ever skipped by default."""
+
+    @abstractmethod
+    def open(self) -> StreamInfo:
+        """Start delivering. Raises SourceUnavailable or SourceBroken within a bounded time."""
+
+    @abstractmethod
+    def read(self) -> Reading:
+        """Wait for the next picture, a bounded time. Raises SourceUnavailable, SourceBroken or EndOfStream.
+
+        The picture stays valid after the next ``read`` and after ``close``.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything. Never raises."""
+
+
+class NetworkConfig(Table):
+    """Keys of every source that comes over a network."""
+
+    open_timeout_s: Seconds = 5
+    """Longest wait for the camera to answer and its stream to begin."""
+    read_timeout_s: Seconds = 5
+    """Longest wait for the next frame; then the camera counts as lost and is opened again."""

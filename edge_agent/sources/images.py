@@ -1,0 +1,103 @@
+"""Still pictures: one file, or a folder of them in the order of their names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from edge_agent.config import Seconds, Table
+from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
+from edge_agent.image import BgrImage
+from edge_agent.sources.base import Reading, Source, SourceContext, StreamInfo
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+class Config(Table):
+    """Keys of a folder of images."""
+
+    loop: bool = False
+    """Begin again after the last one; new files are found then."""
+    interval_s: Seconds | None = None
+    """Pause between pictures. Default: as fast as the model goes."""
+
+
+def claims(source: str | int) -> bool:
+    """Paths that end like a picture, or have no suffix at all (a folder), but no device and no address."""
+    if not isinstance(source, str) or "://" in source or source.startswith("/dev/") or source.isdigit():
+        return False
+    suffix = PurePath(source).suffix.lower()
+    looks_like_folder = source.endswith("/") or (not suffix and ("/" in source or source.startswith((".", "~"))))
+    return suffix in SUFFIXES or looks_like_folder
+
+
+class ImagesSource(Source):
+    """Pictures from a path; those that cannot be read are skipped, unless that is all of them."""
+
+    live = False
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path, self._config = path, config
+        self._files: Iterator[Path] = iter(())
+        self._read_any = False
+        self._next_at = 0.0
+        self.unreadable = 0
+
+    def _listing(self) -> list[Path]:
+        if self._path.is_file():
+            return [self._path]
+        try:
+            return sorted(p for p in self._path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        except FileNotFoundError:
+            raise SourceUnavailable(f"{self._path} does not exist", SourceErrorCode.NOT_FOUND) from None
+        except PermissionError:
+            raise SourceUnavailable(f"{self._path} may not be read by this user", SourceErrorCode.PERMISSION) from None
+        except OSError as error:
+            raise SourceUnavailable(f"{self._path}: {error.strerror}") from None
+
+    def open(self) -> StreamInfo:
+        files = self._listing()
+        if not files:
+            raise SourceBroken(f"{self._path} holds no picture ({', '.join(sorted(SUFFIXES))})", SourceErrorCode.INVALID_DATA)
+        self._files, self._read_any = iter(files), False
+        return StreamInfo(0, 0, None, "still pictures (OpenCV)", f"{len(files)} files")
+
+    def read(self) -> Reading:
+        import cv2
+
+        while True:
+            path = next(self._files, None)
+            if path is None:
+                self._finish()
+                continue
+            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if pixels is None:
+                self.unreadable += 1
+                continue
+            self._read_any = True
+            self._pause()
+            return Reading(BgrImage(pixels), time.monotonic())  # type: ignore[arg-type]
+
+    def _finish(self) -> None:
+        if not self._read_any:
+            raise SourceBroken(f"none of the pictures in {self._path} can be read", SourceErrorCode.INVALID_DATA)
+        if not self._config.loop:
+            raise EndOfStream(f"{self._path}: all pictures read")
+        self.open()
+
+    def _pause(self) -> None:
+        if self._config.interval_s is None:
+            return
+        now = time.monotonic()
+        if self._next_at > now:
+            time.sleep(self._next_at - now)
+        self._next_at = max(now, self._next_at) + self._config.interval_s
+
+    def close(self) -> None:
+        self._files = iter(())
+
+
+def build(context: SourceContext, config: Config) -> Source:
+    """A source for a picture or a folder."""
+    return ImagesSource(context.resolve(str(context.source)), config)

@@ -1,0 +1,85 @@
+"""A test pattern: a moving bar and a burned-in clock. Needs no hardware; lives at the rate asked for."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from edge_agent.config import Count, Rate, Table
+from edge_agent.errors import EndOfStream
+from edge_agent.image import BgrImage, Pixels
+from edge_agent.sources.base import Reading, Source, SourceContext, StreamInfo
+from edge_agent.sources.base import Pixels as PixelCount
+
+
+class Config(Table):
+    """Keys of the test pattern."""
+
+    width: PixelCount = 640
+    """Pixels."""
+    height: PixelCount = 480
+    """Pixels."""
+    fps: Rate = 30
+    """Frames per second."""
+    frames: Count | None = None
+    """End after so many. Default: never."""
+
+
+def claims(source: str | int) -> bool:
+    """The word "synthetic"."""
+    return source == "synthetic"
+
+
+class SyntheticSource(Source):
+    """Colour bars, a bar that moves with the frame number, and the time of day."""
+
+    live = True
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._count = 0
+        self._due = 0.0
+        self._background = self._bars()
+
+    def _bars(self) -> Pixels:
+        colours = np.array([[255, 255, 255], [0, 255, 255], [255, 255, 0], [0, 255, 0], [255, 0, 255], [0, 0, 255], [255, 0, 0]], np.uint8)
+        columns = np.arange(self._config.width) * len(colours) // self._config.width
+        return np.broadcast_to(colours[columns] // 2, (self._config.height, self._config.width, 3)).copy()
+
+    def open(self) -> StreamInfo:
+        self._due = time.monotonic()
+        config = self._config
+        return StreamInfo(config.width, config.height, config.fps, "none (synthetic)")
+
+    def read(self) -> Reading:
+        if self._config.frames is not None and self._count >= self._config.frames:
+            raise EndOfStream("the test pattern has ended")
+        self._due += 1 / self._config.fps
+        now = time.monotonic()
+        if self._due < now - 1:
+            self._due = now
+        elif self._due > now:
+            time.sleep(self._due - now)
+        arrived = time.monotonic()
+        image = BgrImage(self._draw())
+        self._count += 1
+        return Reading(image, arrived)
+
+    def _draw(self) -> Pixels:
+        import cv2
+
+        pixels = self._background.copy()
+        x = self._count * 4 % self._config.width
+        pixels[:, x : x + 8] = 255
+        text = f"{time.strftime('%H:%M:%S', time.gmtime())}Z {self._count}"
+        cv2.putText(pixels, text, (8, self._config.height - 12), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1)
+        return pixels
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def build(context: SourceContext, config: Config) -> Source:
+    """A test pattern."""
+    return SyntheticSource(config)

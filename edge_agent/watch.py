@@ -1,0 +1,136 @@
+"""``edge-agent watch``: shows what arrives at the broker, as lines for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from edge_agent.errors import SinkUnavailable
+from edge_agent.sinks.mqtt import MqttContext, _connection_problem
+
+MOST_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """What to listen to and how to show it."""
+
+    host: str = "localhost"
+    port: int = 1883
+    base: str = "edge"
+    device: str | None = None
+    camera: str | None = None
+    label: str | None = None
+    username: str | None = None
+    context: MqttContext = field(default_factory=lambda: MqttContext("", None, None))
+    as_json: bool = False
+    every_frame: bool = False
+    """Also frames in which nothing was seen."""
+
+
+class Watch:
+    """A subscriber that prints. paho reconnects for it."""
+
+    def __init__(self, options: WatchOptions, write: Callable[[str], None]) -> None:
+        self._options, self._write = options, write
+        self.messages = 0
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
+        self._client.suppress_exceptions = False
+        if options.username:
+            self._client.username_pw_set(options.username, options.context.password)
+        if options.context.tls is not None:
+            self._client.tls_set_context(options.context.tls)
+        self._client.on_connect, self._client.on_message = self._subscribe, self._show
+        self._answered = threading.Event()
+        self._refused = ""
+
+    def start(self) -> None:
+        """Connect and begin to print, in paho's own thread. Raises SinkUnavailable."""
+        options = self._options
+        try:
+            self._client.connect(options.host, options.port)
+        except (OSError, ValueError) as error:
+            raise SinkUnavailable(f"mqtt://{options.host}:{options.port}: {_connection_problem(error)}") from None
+        self._client.loop_start()
+        if not self._answered.wait(10) or self._refused:
+            self.stop()
+            raise SinkUnavailable(f"mqtt://{options.host}:{options.port}: {self._refused or 'no answer'}")
+
+    def stop(self) -> None:
+        """Disconnect."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _subscribe(self, client: paho.Client, _user: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._refused = str(reason) if reason.is_failure else ""
+        if not self._refused:
+            client.subscribe(f"{self._options.base}/{self._options.device or '+'}/#", qos=1)
+        self._answered.set()
+
+    def _show(self, _client: paho.Client, _user: Any, message: paho.MQTTMessage) -> None:
+        self.messages += 1
+        line = render(message.topic, message.payload, self._options)
+        if line is not None:
+            self._write(line)
+
+
+def render(topic: str, payload: bytes, options: WatchOptions) -> str | None:
+    """One message as a line; None for what was not asked for. Never raises, whatever the payload is."""
+    levels = topic[len(options.base) + 1 :].split("/")
+    camera = levels[2] if len(levels) > 3 and levels[1] == "camera" else None
+    if options.camera is not None and camera != options.camera:
+        return None
+    kind = levels[-1]
+    try:
+        content: Any = json.loads(payload)
+    except ValueError:
+        content = payload.decode("utf-8", "replace")
+    if options.as_json:
+        return json.dumps({"topic": topic, "payload": content}, ensure_ascii=False)
+    try:
+        if kind == "detections":
+            return _detections(content, options)
+        if kind == "health":
+            return _health(content)
+        if camera is not None and kind == "status":
+            return _camera(content)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return f"{topic} is not what the contract says: {payload[:80]!r}"
+    shown = str(content)
+    return f"{levels[0]}: {shown}" if kind == "status" and camera is None else f"{topic}: {shown[:200]}"
+
+
+def _detections(content: Mapping[str, Any], options: WatchOptions) -> str | None:
+    found: Sequence[Mapping[str, Any]] = [d for d in content["detections"] if options.label in {None, d["label"]}]
+    if not found and not (options.every_frame and options.label is None):
+        return None
+    parts = [f"{d['label']} {d['confidence']:.2f} [{', '.join(f'{v:.0f}' for v in d['xyxy'])}]" for d in found[:MOST_SHOWN]]
+    more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    seen = "; ".join(parts) + more if parts else "nothing"
+    age = (time.time() - datetime.fromisoformat(content["captured_at"].replace("Z", "+00:00")).timestamp()) * 1e3
+    shown = f"{age:.0f} ms" if abs(age) < 60_000 else content["captured_at"]
+    return f"{content['camera']} frame {content['frame_id']}: {seen}  ({shown}, inference {content['latency_ms']['infer']:.1f} ms)"
+
+
+def _health(content: Mapping[str, Any]) -> str:
+    cameras = ", ".join(
+        f"{name} {camera['state']} {camera['served_fps']:.1f} of {camera['captured_fps']:.1f} fps" for name, camera in content["cameras"].items()
+    )
+    reasons = f" ({'; '.join(content['reasons'])})" if content["reasons"] else ""
+    process = content["process"]
+    memory = process["rss_bytes"] / 1e6
+    return f"health {content['device']}: {content['verdict']}{reasons}; {cameras}; CPU {process['cpu_percent']:.0f} %, {memory:.0f} MB"
+
+
+def _camera(content: Mapping[str, Any]) -> str:
+    error = f": {content['error']['message']}" if content.get("error") else ""
+    size = f", {content['width']}x{content['height']}, {content['decoder']}" if content.get("width") and content["state"] == "online" else ""
+    return f"camera {content['camera']}: {content['state']}{size}{error}"

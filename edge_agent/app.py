@@ -183,7 +183,7 @@ def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Sig
                 log.warning("asked again, leaving at once")
                 return
             leave_by = now + LEAVE_WITHIN_S
-            log.info("stopping because=%s", received and signal.Signals(received.si_signo).name or "time is up")
+            log.info("stopping because=%s", signal.Signals(received.si_signo).name if received else "time is up")
             agent.stop()
         if leave_by is not None and now >= leave_by:
             return

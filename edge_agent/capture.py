@@ -22,6 +22,8 @@ from edge_agent.stats import FrameCounts, RateMeter, ReasonCounter
 
 log = logging.getLogger(__name__)
 
+CAMERA_BACKOFF = BackoffPolicy(first_s=0.5, cap_s=30.0, stable_s=10.0)
+
 
 class CameraState(str, Enum):
     """What a camera is doing."""
@@ -58,7 +60,7 @@ class Capture:
         source: Source,
         wake: threading.Condition,
         on_change: Callable[[Capture], None] = lambda _: None,
-        policy: BackoffPolicy = BackoffPolicy(),
+        policy: BackoffPolicy = CAMERA_BACKOFF,
     ) -> None:
         self.camera = camera
         self.source = source

@@ -60,7 +60,7 @@ def _report(error: EdgeAgentError) -> None:
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EXIT_CODES)
 @click.version_option(__version__, "--version", message="edge-agent %(version)s")
 def main() -> None:
-    """Cameras in, detections out over MQTT, on the box beside the camera.
+    r"""Cameras in, detections out over MQTT, on the box beside the camera.
 
     \b
     First look, no camera or broker needed:   edge-agent demo
@@ -160,10 +160,7 @@ def demo(seconds: float | None, source: str | None, model: str | None, broker: s
 @click.option("--all", "every_frame", is_flag=True, help="Also frames in which nothing was seen.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: topic and payload.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long. Default: until Ctrl-C.")
-def watch(
-    config_file: Path | None, host: str | None, port: int | None, device: str | None, camera: str | None, label: str | None,
-    every_frame: bool, as_json: bool, seconds: float | None,
-) -> None:  # fmt: skip
+def watch(config_file: Path | None, seconds: float | None, **given: Any) -> None:
     """Show detections, health and camera states as they arrive at the broker.
 
     Uses the broker, user and password of agent.toml unless --host is given.
@@ -173,9 +170,8 @@ def watch(
 
     from edge_agent.watch import Watch, WatchOptions
 
-    options = WatchOptions() if host else _watch_options(config_file)
-    given = {"host": host, "port": port, "device": device, "camera": camera, "label": label}
-    options = dataclasses.replace(options, **{k: v for k, v in given.items() if v is not None}, every_frame=every_frame, as_json=as_json)
+    options = WatchOptions() if given["host"] else _watch_options(config_file)
+    options = dataclasses.replace(options, **{key: value for key, value in given.items() if value is not None})
     watcher = Watch(options, _echo)
     watcher.start()
     click.echo(f"# listening at {options.host}:{options.port}, {options.base}/{options.device or '+'}/#; stop with Ctrl-C", err=True)
@@ -234,7 +230,7 @@ def example() -> None:
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion script for a shell: edge-agent completion bash >> ~/.bashrc"""
+    """Print the completion script for a shell, as in: edge-agent completion bash >> ~/.bashrc."""
     from click.shell_completion import get_completion_class
 
     complete = get_completion_class(shell)

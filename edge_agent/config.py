@@ -22,8 +22,11 @@ _BASE_TOPIC = re.compile(r"[^\s/+#$\x00][^\s+#\x00]{0,127}")
 
 
 def not_bool(value: object) -> object:
+    """Python counts True as 1; a configuration does not."""
     if isinstance(value, bool):
-        raise ValueError("must be a number, not true or false")
+        raise ValueError(  # noqa: TRY004 - pydantic reports ValueError
+            "must be a number, not true or false"
+        )
     return value
 
 

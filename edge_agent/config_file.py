@@ -21,8 +21,8 @@ from edge_agent.errors import ConfigError, Problem
 
 if sys.version_info >= (3, 11):
     import tomllib
-else:  # pydantic-settings[toml] brings it
-    import tomli as tomllib
+else:
+    import tomli as tomllib  # brought by pydantic-settings[toml]
 
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
 MAX_BYTES = 1024 * 1024
@@ -90,7 +90,7 @@ def read(path: Path) -> str:
 def parse(text: str, where: str) -> dict[str, Any]:
     """TOML to tables. Raises ConfigError with the line of the first syntax error."""
     try:
-        return tomllib.loads(text)
+        tables: dict[str, Any] = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         message = str(error) or "nested too deeply"
         found = re.search(r"\(at line (\d+), column (\d+)\)", message)
@@ -99,6 +99,7 @@ def parse(text: str, where: str) -> dict[str, Any]:
             line = text.count("\n") + (not text.endswith("\n"))
         message = re.sub(r" \(at [^)]*\)", "", message)
         raise ConfigError(Problem(f"not valid TOML: {message}", where, line)) from None
+    return tables
 
 
 def line_of(text: str, location: Location) -> int | None:
@@ -122,13 +123,12 @@ def line_of(text: str, location: Location) -> int | None:
     return None
 
 
-def _has(value: object, location: Location) -> bool:
+def _has(tables: object, location: Location) -> bool:
+    value: Any = tables
     for part in location:
-        if isinstance(part, int) and isinstance(value, list) and part < len(value):
+        try:
             value = value[part]
-        elif isinstance(part, str) and isinstance(value, dict) and part in value:
-            value = value[part]
-        else:
+        except (KeyError, IndexError, TypeError):
             return False
     return True
 

@@ -80,7 +80,7 @@ class LatencyParts:
 
 @dataclass(frozen=True, slots=True)
 class DetectionsEvent:
-    """One served frame. Topic: <base>/<device>/camera/<camera>/detections"""
+    """One served frame. Topic: <base>/<device>/camera/<camera>/detections."""
 
     device: str
     camera: str
@@ -108,7 +108,7 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True)
 class CameraStatusEvent:
-    """The state of one camera, retained. Topic: <base>/<device>/camera/<camera>/status"""
+    """The state of one camera, retained. Topic: <base>/<device>/camera/<camera>/status."""
 
     device: str
     camera: str
@@ -176,7 +176,7 @@ class HostHealth:
 
 @dataclass(frozen=True, slots=True)
 class HealthEvent:
-    """The heartbeat, retained. Topic: <base>/<device>/health"""
+    """The heartbeat, retained. Topic: <base>/<device>/health."""
 
     device: str
     stream: str
@@ -233,4 +233,3 @@ def timestamp(utc: float) -> str:
 
 STATUS_ONLINE = Message(Kind.STATUS, None, b"online")
 STATUS_OFFLINE = Message(Kind.STATUS, None, b"offline")
-

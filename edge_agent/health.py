@@ -12,7 +12,16 @@ from typing import Literal
 from edge_agent import __version__, host
 from edge_agent.capture import CameraState, Capture
 from edge_agent.events import (
-    CameraHealth, CameraStatusEvent, DeliveryHealth, ErrorInfo, HealthEvent, HostHealth, ModelInfo, ProcessHealth, encode, timestamp,
+    CameraHealth,
+    CameraStatusEvent,
+    DeliveryHealth,
+    ErrorInfo,
+    HealthEvent,
+    HostHealth,
+    ModelInfo,
+    ProcessHealth,
+    encode,
+    timestamp,
 )  # fmt: skip
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Pipeline
@@ -239,6 +248,6 @@ def summary(captures: Sequence[Capture]) -> Mapping[str, str]:
     for capture in captures:
         counts = capture.snapshot()
         lines[capture.camera.id] = (
-            f"captured={counts.captured} served={counts.served} skipped={dict(merged(counts.skipped))} dropped={dict(merged(counts.dropped))}"
+            f"captured={counts.captured} served={counts.served} skipped={merged(counts.skipped)} dropped={merged(counts.dropped)}"
         )
     return lines

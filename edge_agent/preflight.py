@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ def build_source(config: AgentConfig, camera: CameraConfig) -> Source:
     return source
 
 
-def build_sink(config: AgentConfig, device: str) -> MqttSink:
+def build_sink(config: AgentConfig, device: str, client_id: str | None = None) -> MqttSink:
     """The way to the broker, not yet connected. Raises ConfigError for secrets and certificates that cannot be read."""
     mqtt = config.settings.mqtt
     password = mqtt_password(mqtt, config.resolve(mqtt.password_file) if mqtt.password_file else None)
@@ -82,7 +83,7 @@ def build_sink(config: AgentConfig, device: str) -> MqttSink:
             context = tls_context(*files, verify=mqtt.tls.verify)
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(f"mqtt.tls: its files cannot be used: {getattr(error, 'reason', None) or error}") from None
-    return MqttSink(MqttContext(device, password, context), mqtt)
+    return MqttSink(MqttContext(device, client_id or mqtt.client_id or device, password, context), mqtt)
 
 
 def state_for(config: AgentConfig) -> State:
@@ -146,8 +147,7 @@ def _probe_camera(config: AgentConfig, camera: CameraConfig) -> str:
 
 def _probe_broker(config: AgentConfig) -> str:
     # An id of its own: taking over a running agent's connection would be a strange way to check.
-    sink = build_sink(config.__class__(config.settings.model_copy(update={"mqtt": config.settings.mqtt.model_copy(
-        update={"client_id": f"edge-agent-check-{time.time_ns() % 10**9}"})}), config.cameras, config.runtime, config.runtime_options, config.path), "edge-agent-check")  # fmt: skip
+    sink = build_sink(config, "edge-agent-check", client_id=f"edge-agent-check-{secrets.token_hex(4)}")
     try:
         sink.connect()
         return f"{sink.name} accepts us"

@@ -22,6 +22,7 @@ from edge_agent.stats import ReasonCounter
 
 log = logging.getLogger(__name__)
 
+SINK_BACKOFF = BackoffPolicy(first_s=1.0, cap_s=60.0, stable_s=30.0)
 IDLE_S = 0.5
 """How often an idle publisher looks whether the connection still stands."""
 
@@ -45,7 +46,7 @@ class Publisher:
         sink: Sink,
         max_events: int,
         max_bytes: int,
-        policy: BackoffPolicy = BackoffPolicy(first_s=1.0, cap_s=60.0, stable_s=30.0),
+        policy: BackoffPolicy = SINK_BACKOFF,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.sink = sink

@@ -23,7 +23,7 @@ MAX_SEQ = 1 << 53
 
 
 def default_directory(environ: Mapping[str, str] | None = None) -> Path:
-    """systemd's $STATE_DIRECTORY, else the user's state folder."""
+    """Systemd's $STATE_DIRECTORY, else the user's state folder."""
     environ = os.environ if environ is None else environ
     given = environ.get("STATE_DIRECTORY", "").split(":")[0]
     if given:
@@ -97,7 +97,9 @@ class State:
                 "Restore it, or remove it if consumers may see numbers again"
             ) from None
         if not isinstance(found, dict) or not all(isinstance(v, int) and 0 <= v < MAX_SEQ for v in found.values()):
-            raise StateError(f"{path} is damaged: sequence numbers could repeat. Restore it, or remove it if consumers may see numbers again")
+            raise StateError(
+                f"{path} is damaged: sequence numbers could repeat. Restore it, or remove it if consumers may see numbers again"
+            )
         return found
 
     def _write(self, path: Path, text: str) -> None:
@@ -109,9 +111,9 @@ class State:
                     file.write(text)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, path)
+                Path(temporary).replace(path)
             except BaseException:
-                os.unlink(temporary)
+                Path(temporary).unlink()
                 raise
             folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
             try:

@@ -30,7 +30,7 @@ class WatchOptions:
     camera: str | None = None
     label: str | None = None
     username: str | None = None
-    context: MqttContext = field(default_factory=lambda: MqttContext("", None, None))
+    context: MqttContext = field(default_factory=lambda: MqttContext("", "", None, None))
     as_json: bool = False
     every_frame: bool = False
     """Also frames in which nothing was seen."""
@@ -77,7 +77,7 @@ class Watch:
 
     def _show(self, _client: paho.Client, _user: Any, message: paho.MQTTMessage) -> None:
         self.messages += 1
-        line = render(message.topic, message.payload, self._options)
+        line = render(message.topic, bytes(message.payload), self._options)
         if line is not None:
             self._write(line)
 
@@ -96,16 +96,22 @@ def render(topic: str, payload: bytes, options: WatchOptions) -> str | None:
     if options.as_json:
         return json.dumps({"topic": topic, "payload": content}, ensure_ascii=False)
     try:
-        if kind == "detections":
-            return _detections(content, options)
-        if kind == "health":
-            return _health(content)
-        if camera is not None and kind == "status":
-            return _camera(content)
+        return _contract_line(kind, camera, content, options)
     except (KeyError, TypeError, ValueError, AttributeError):
-        return f"{topic} is not what the contract says: {payload[:80]!r}"
-    shown = str(content)
-    return f"{levels[0]}: {shown}" if kind == "status" and camera is None else f"{topic}: {shown[:200]}"
+        return f"{topic}: {str(content)[:200]}"
+
+
+def _contract_line(kind: str, camera: str | None, content: Any, options: WatchOptions) -> str | None:
+    """A line for a message of the contract; KeyError for others."""
+    if camera is not None and kind == "detections":
+        return _detections(content, options)
+    if camera is not None and kind == "status":
+        return _camera(content)
+    if camera is None and kind == "health":
+        return _health(content)
+    if camera is None and kind == "status":
+        return f"agent: {content.strip()}"
+    raise KeyError(kind)
 
 
 def _detections(content: Mapping[str, Any], options: WatchOptions) -> str | None:
@@ -122,7 +128,8 @@ def _detections(content: Mapping[str, Any], options: WatchOptions) -> str | None
 
 def _health(content: Mapping[str, Any]) -> str:
     cameras = ", ".join(
-        f"{name} {camera['state']} {camera['served_fps']:.1f} of {camera['captured_fps']:.1f} fps" for name, camera in content["cameras"].items()
+        f"{name} {camera['state']} {camera['served_fps']:.1f} of {camera['captured_fps']:.1f} fps"
+        for name, camera in content["cameras"].items()
     )
     reasons = f" ({'; '.join(content['reasons'])})" if content["reasons"] else ""
     process = content["process"]
@@ -132,5 +139,7 @@ def _health(content: Mapping[str, Any]) -> str:
 
 def _camera(content: Mapping[str, Any]) -> str:
     error = f": {content['error']['message']}" if content.get("error") else ""
-    size = f", {content['width']}x{content['height']}, {content['decoder']}" if content.get("width") and content["state"] == "online" else ""
+    size = (
+        f", {content['width']}x{content['height']}, {content['decoder']}" if content.get("width") and content["state"] == "online" else ""
+    )
     return f"camera {content['camera']}: {content['state']}{size}{error}"

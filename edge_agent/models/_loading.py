@@ -179,7 +179,13 @@ def _class_ids(wanted: Sequence[str | int], labels: Sequence[str], key: str) -> 
             continue
         if name not in labels:
             close = difflib.get_close_matches(name, labels, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(labels[:40])}" if labels else "it has no names, only numbers"
+            hint = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"it has: {', '.join(labels[:40])}"
+                if labels
+                else "it has no names, only numbers"
+            )
             raise ConfigError(f"{key}: {name!r} is no class of this model; {hint}")
         ids.append(list(labels).index(name))
     return np.array(sorted(set(ids)), np.int32)

@@ -95,7 +95,8 @@ class Placement:
         offset = np.array([self.left, self.top] * 2, np.float32)
         factor = np.array([image.width / self.width, image.height / self.height] * 2, np.float32)
         limit = np.array([image.width, image.height] * 2, np.float32)
-        return np.clip((xyxy - offset) * factor, 0, limit)
+        boxes: NDArray[np.float32] = np.clip((xyxy - offset) * factor, 0, limit)
+        return boxes
 
 
 class Preprocessor:
@@ -220,7 +221,3 @@ class Model:
         done = time.perf_counter()
         timings = Timings((preprocessed - started) * 1e3, (inferred - preprocessed) * 1e3, (done - inferred) * 1e3)
         return Prediction(detections, timings)
-
-    def close(self) -> None:
-        """Let go of the runtime."""
-        self._runtime.close()

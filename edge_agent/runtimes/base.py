@@ -62,9 +62,6 @@ class Runtime(ABC):
         The outputs stay valid until the next call.
         """
 
-    def close(self) -> None:
-        """Let go of the model."""
-
 
 @dataclass(frozen=True)
 class RuntimeContext:
@@ -83,4 +80,5 @@ def dequantize(tensor: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
     if spec.quantization is None:
         return tensor.astype(np.float32, copy=False)
     scale, zero = np.float32(spec.quantization.scale), np.float32(spec.quantization.zero_point)
-    return (tensor.astype(np.float32) - zero) * scale
+    real: NDArray[np.float32] = (tensor.astype(np.float32) - zero) * scale
+    return real

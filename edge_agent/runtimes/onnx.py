@@ -14,7 +14,15 @@ from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelError
 from edge_agent.runtimes.base import GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec
 
-_DTYPES = {"float": "float32", "float16": "float16", "uint8": "uint8", "int8": "int8", "int32": "int32", "int64": "int64", "double": "float64"}
+_DTYPES = {
+    "float": "float32",
+    "float16": "float16",
+    "uint8": "uint8",
+    "int8": "int8",
+    "int32": "int32",
+    "int64": "int64",
+    "double": "float64",
+}
 
 
 class Config(Table):

@@ -46,7 +46,9 @@ class TfliteRuntime(Runtime):
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
         metadata, labels = _associated_files(context.path)
-        self.spec = GraphSpec(tuple(map(_spec, inputs)), tuple(map(_spec, outputs)), name, "CPU (XNNPACK)", _precision(self._interpreter), metadata, labels)
+        self.spec = GraphSpec(
+            tuple(map(_spec, inputs)), tuple(map(_spec, outputs)), name, "CPU (XNNPACK)", _precision(self._interpreter), metadata, labels
+        )
         self._input = inputs[0]["index"]
         self._outputs = [output["index"] for output in outputs]
 
@@ -96,7 +98,11 @@ def _associated_files(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     """What is zipped onto the end of a .tflite: TFLite's associated label files, and Ultralytics' metadata."""
     try:
         with zipfile.ZipFile(path) as archive:
-            texts = {info.filename: archive.read(info).decode("utf-8", "replace") for info in archive.infolist() if info.file_size <= _MAX_METADATA}
+            texts = {
+                info.filename: archive.read(info).decode("utf-8", "replace")
+                for info in archive.infolist()
+                if info.file_size <= _MAX_METADATA
+            }
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
         return {}, ()
     for name, text in texts.items():

@@ -57,6 +57,7 @@ class MqttContext:
     """What the sink is given besides ``[mqtt]``; secrets are read and files resolved already."""
 
     device: str
+    client_id: str
     password: str | None
     tls: ssl.SSLContext | None
 
@@ -88,26 +89,32 @@ class MqttSink(Sink):
         except (OSError, ValueError) as error:
             raise SinkUnavailable(f"{self.name}: {_connection_problem(error)}") from None
         self._client = client
-        with self._changed:
-            answered = self._changed.wait_for(lambda: self._connack is not None or self._lost is not None, config.connect_timeout_s)
-        if not answered or self._connack is None:
+        connack = self._await_connack()
+        if connack.is_failure:
             self.close()
-            raise SinkUnavailable(f"{self.name}: " + (self._lost or f"took the connection but did not answer in {config.connect_timeout_s:g} s"))
-        if self._connack.is_failure:
-            reason = str(self._connack)
-            self.close()
+            reason = str(connack)
             raise SinkUnavailable(f"{self.name}: the broker refuses us: {reason}{_refusal_hint(reason)}")
         self._connected_at = time.monotonic()
+
+    def _await_connack(self) -> ReasonCode:
+        timeout_s = self._config.connect_timeout_s
+        with self._changed:
+            self._changed.wait_for(lambda: self._connack is not None or self._lost is not None, timeout_s)
+            connack, lost = self._connack, self._lost
+        if connack is None:
+            self.close()
+            raise SinkUnavailable(f"{self.name}: {lost or f'took the connection but did not answer in {timeout_s:g} s'}")
+        return connack
 
     def _new_client(self) -> paho.Client:
         config = self._config
         version = MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=config.client_id or self.context.device,
+            client_id=self.context.client_id,
             protocol=version,
             reconnect_on_failure=False,
-            **({} if self._v5 else {"clean_session": True}),
+            clean_session=None if self._v5 else True,
         )
         client.connect_timeout = config.connect_timeout_s
         client.suppress_exceptions = True  # an exception in a callback would end paho's thread
@@ -135,7 +142,7 @@ class MqttSink(Sink):
                 self._changed.notify_all()
 
     def _why_lost(self, reason: ReasonCode) -> str:
-        client_id = self._config.client_id or self.context.device
+        client_id = self.context.client_id
         if self._v5 and reason.value == _TAKEN_OVER:
             return f"another client took over the id {client_id!r}; give each device its own [device] id"
         lasted = time.monotonic() - self._connected_at if self._connected_at else None

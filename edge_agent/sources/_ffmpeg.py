@@ -18,7 +18,6 @@ from edge_agent.image import Image, Order, Pixels, PlanarImage
 from edge_agent.sources.base import Reading, Source, StreamInfo
 
 if TYPE_CHECKING:
-    import av
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -81,7 +80,7 @@ def image_of(frame: VideoFrame) -> Image:
 
 def _plane(frame: VideoFrame, index: int, channels: int) -> Pixels:
     plane = frame.planes[index]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[arg-type]
+    rows: Pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     height, width = (frame.height, frame.width) if index == 0 else (frame.height // 2, frame.width // 2)
     pixels = rows[:height, : width * channels]
     return pixels.reshape(height, width, 2) if channels == 2 else pixels
@@ -130,7 +129,7 @@ class FfmpegSource(Source):
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
         for stream in container.streams.video:
-            if stream.codec_context is not None and not _is_cover_art(stream):
+            if not _is_cover_art(stream):
                 stream.thread_count = self._target.threads
                 # Frame threads add one frame of delay each: right for files, wrong for what is live.
                 stream.thread_type = "SLICE" if self.live else "FRAME"
@@ -196,7 +195,6 @@ def error_code(error: Exception) -> SourceErrorCode:
     table: list[tuple[type[Exception] | tuple[type[Exception], ...], SourceErrorCode]] = [
         ((av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError), SourceErrorCode.AUTH_FAILED),
         ((av.error.HTTPNotFoundError, av.error.FileNotFoundError, FileNotFoundError), SourceErrorCode.NOT_FOUND),
-        ((av.error.StreamNotFoundError, av.error.OptionNotFoundError), SourceErrorCode.NOT_FOUND),
         ((av.error.DecoderNotFoundError, av.error.DemuxerNotFoundError), SourceErrorCode.CODEC_UNSUPPORTED),
         ((av.error.PermissionError, PermissionError), SourceErrorCode.PERMISSION),
         ((av.error.ConnectionRefusedError, ConnectionRefusedError), SourceErrorCode.REFUSED),
@@ -207,5 +205,10 @@ def error_code(error: Exception) -> SourceErrorCode:
         if isinstance(error, kinds):
             return code
     number = getattr(error, "errno", None)
-    by_number = {110: SourceErrorCode.TIMEOUT, 111: SourceErrorCode.REFUSED, 113: SourceErrorCode.UNREACHABLE, 101: SourceErrorCode.UNREACHABLE}
+    by_number = {
+        110: SourceErrorCode.TIMEOUT,
+        111: SourceErrorCode.REFUSED,
+        113: SourceErrorCode.UNREACHABLE,
+        101: SourceErrorCode.UNREACHABLE,
+    }
     return by_number.get(number or 0, SourceErrorCode.FAILED)

@@ -13,7 +13,8 @@ from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
 from edge_agent.sources.base import Reading, Source, SourceContext, StreamInfo
 
 SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .avi .mkv .webm .ts .m2ts .mts .mpg .mpeg .wmv .flv .3gp .ogv .h264 .264 .h265 .265 .hevc .mjpg .mjpeg".split()
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
+    | {".h264", ".264", ".h265", ".265", ".hevc", ".mjpg", ".mjpeg"}
 )
 LONGEST_PAUSE_S = 1.0
 

@@ -39,4 +39,6 @@ def build(context: SourceContext, config: Config) -> Source:
         "flags": "low_delay",
         "max_delay": "200000",  # UDP reordering: microseconds
     }
-    return FfmpegSource(FfmpegTarget(url, shown, live=True, open_timeout_s=config.open_timeout_s, read_timeout_s=config.read_timeout_s, options=options))
+    return FfmpegSource(
+        FfmpegTarget(url, shown, live=True, open_timeout_s=config.open_timeout_s, read_timeout_s=config.read_timeout_s, options=options)
+    )

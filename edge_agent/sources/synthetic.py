@@ -9,8 +9,8 @@ import numpy as np
 from edge_agent.config import Count, Rate, Table
 from edge_agent.errors import EndOfStream
 from edge_agent.image import BgrImage, Pixels
-from edge_agent.sources.base import Reading, Source, SourceContext, StreamInfo
 from edge_agent.sources.base import Pixels as PixelCount
+from edge_agent.sources.base import Reading, Source, SourceContext, StreamInfo
 
 
 class Config(Table):
@@ -45,7 +45,8 @@ class SyntheticSource(Source):
     def _bars(self) -> Pixels:
         colours = np.array([[255, 255, 255], [0, 255, 255], [255, 255, 0], [0, 255, 0], [255, 0, 255], [0, 0, 255], [255, 0, 0]], np.uint8)
         columns = np.arange(self._config.width) * len(colours) // self._config.width
-        return np.broadcast_to(colours[columns] // 2, (self._config.height, self._config.width, 3)).copy()
+        bars: Pixels = np.broadcast_to(colours[columns] // 2, (self._config.height, self._config.width, 3)).copy()
+        return bars
 
     def open(self) -> StreamInfo:
         self._due = time.monotonic()
@@ -69,7 +70,7 @@ class SyntheticSource(Source):
     def _draw(self) -> Pixels:
         import cv2
 
-        pixels = self._background.copy()
+        pixels: Pixels = self._background.copy()
         x = self._count * 4 % self._config.width
         pixels[:, x : x + 8] = 255
         text = f"{time.strftime('%H:%M:%S', time.gmtime())}Z {self._count}"

@@ -111,7 +111,7 @@ class V4l2Source(Source):
         self.close()
         self._refuse_unusable()
         os.environ.setdefault(SELECT_TIMEOUT_VARIABLE, "5")
-        for fourcc in (["MJPG", "YUYV"] if self._config.format == "auto" else [self._config.format]):
+        for fourcc in ["MJPG", "YUYV"] if self._config.format == "auto" else [self._config.format]:
             capture = cv2.VideoCapture()
             # The order matters: the format decides which sizes exist, and the size which rates.
             parameters = [
@@ -154,7 +154,9 @@ class V4l2Source(Source):
         if not device.captures:
             others = [d.path for d in devices() if d.captures and d.bus == device.bus]
             hint = f"; the camera is {others[0]}" if others else ""
-            raise SourceUnavailable(f"{self._path} ({device.name}) gives no pictures: a metadata or codec node{hint}", SourceErrorCode.NOT_FOUND)
+            raise SourceUnavailable(
+                f"{self._path} ({device.name}) gives no pictures: a metadata or codec node{hint}", SourceErrorCode.NOT_FOUND
+            )
 
     def read(self) -> Reading:
         import cv2
@@ -163,12 +165,12 @@ class V4l2Source(Source):
         assert isinstance(capture, cv2.VideoCapture), "read() before open()"
         ok, raw = capture.read()
         if not ok or raw is None:
-            gone = not os.path.exists(self._path)
+            gone = not Path(self._path).exists()
             code = SourceErrorCode.UNPLUGGED if gone else SourceErrorCode.TIMEOUT
             raise SourceUnavailable(f"{self._path} " + ("was unplugged" if gone else "stopped sending"), code)
         return Reading(self._image(raw), self._arrival(float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3))
 
-    def _image(self, raw: np.ndarray) -> Image:  # type: ignore[type-arg]
+    def _image(self, raw: np.ndarray) -> Image:
         width, height = self._size
         if self._format in {"MJPG", "JPEG"}:
             return JpegImage(raw.reshape(-1), width, height)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -63,7 +63,7 @@ class DeviceSettings(Table):
 
     id: Name = "auto"
     """Name of this device in topics and payloads; "auto" derives a stable one from this machine's id."""
-    state_dir: str | None = None
+    state_dir: Annotated[str | None, Field(examples=["/var/lib/edge-agent"])] = None
     """Folder for what must survive a restart. Default: $STATE_DIRECTORY (set by systemd), else ~/.local/state/edge-agent."""
 
 
@@ -74,19 +74,19 @@ class ModelSettings(Table):
 
     path: str = "builtin"
     """A .onnx or .tflite file, or "builtin" for the small INT8 detector that comes with edge_agent (23 classes)."""
-    runtime: str | None = None
+    runtime: Annotated[str | None, Field(examples=["tflite"])] = None
     """"onnx" or "tflite"; default: by the file's suffix."""
-    family: str | None = None
+    family: Annotated[str | None, Field(examples=["yolox"])] = None
     """Needed only when the file is ambiguous: the error then names the candidates."""
-    labels: str | tuple[str, ...] | None = None
+    labels: Annotated[str | tuple[str, ...] | None, Field(examples=["labels.txt"])] = None
     """Class names: a text file with one name a line, or a list. Default: from the model file or a .txt beside it."""
-    confidence: Share | None = None
+    confidence: Annotated[Share | None, Field(examples=[0.4])] = None
     """Detections below this are not reported. Default 0.4 (the built-in model: 0.3)."""
     iou: Share = 0.45
     """Of two boxes of one class that overlap more than this, the weaker is suppressed (NMS)."""
     max_detections: Count = 100
     """The most detections reported for one frame."""
-    classes: ClassFilter | None = None
+    classes: Annotated[ClassFilter | None, Field(examples=[["person", "car"]])] = None
     """Report only these classes (names or numbers). Default: all."""
     threads: Count | Literal["auto"] = "auto"
     """Threads of one inference; "auto" leaves one core to the decoders and takes at most 4."""
@@ -97,11 +97,11 @@ class ModelSettings(Table):
 class TlsSettings(Table):
     """TLS towards the broker. An empty [mqtt.tls] table is enough for a broker with a public certificate."""
 
-    ca_file: str | None = None
+    ca_file: Annotated[str | None, Field(examples=["ca.pem"])] = None
     """Certificate authorities to trust (PEM). Default: the system's."""
-    cert_file: str | None = None
+    cert_file: Annotated[str | None, Field(examples=["client.pem"])] = None
     """Client certificate (PEM), where the broker asks for one."""
-    key_file: str | None = None
+    key_file: Annotated[str | None, Field(examples=["client.key"])] = None
     """Private key of cert_file (PEM, no passphrase)."""
     verify: bool = True
     """false accepts any certificate. For a first try only: anyone in between can then read the password."""
@@ -112,17 +112,17 @@ class MqttSettings(Table):
 
     host: Annotated[str, Field(min_length=1, max_length=255)] = "localhost"
     """Name or address of the broker."""
-    port: Port | None = None
+    port: Annotated[Port | None, Field(examples=[1883])] = None
     """Default 1883, or 8883 with TLS."""
     base: BaseTopic = "edge"
     """First level(s) of every topic: <base>/<device>/..."""
-    client_id: Name | None = None
+    client_id: Annotated[Name | None, Field(examples=["edge-1"])] = None
     """MQTT client id. Default: the device id. Two clients with one id disconnect each other for ever."""
-    username: str | None = None
+    username: Annotated[str | None, Field(examples=["edge"])] = None
     """User name at the broker."""
-    password: SecretStr | None = None
+    password: Annotated[SecretStr | None, Field(examples=["..."])] = None
     """Better kept out of this file: see password_file."""
-    password_file: str | None = None
+    password_file: Annotated[str | None, Field(examples=["mqtt_password"])] = None
     """File whose first line is the password. Else the credential "mqtt_password" of systemd's LoadCredential= is used."""
     tls: TlsSettings | None = None
     """Set (an empty table will do) to speak TLS."""
@@ -176,21 +176,21 @@ class CameraSettings(Table):
     """Name of the camera, in topics and payloads."""
     source: str | int
     """A device (0, "/dev/v4l/by-id/..."), "rtsp://...", a video file, a folder of images, or "synthetic"."""
-    kind: str | None = None
+    kind: Annotated[str | None, Field(examples=["rtsp"])] = None
     """Kind of source. Default: inferred from source."""
     enabled: bool = True
     """false keeps the entry but does not open the camera."""
     mode: Literal["auto", "freshest", "every"] = "auto"
     """"freshest": the newest frame whenever the model is free (live sources); "every": each frame, in order (files)."""
-    max_fps: Rate | None = None
+    max_fps: Annotated[Rate | None, Field(examples=[10])] = None
     """Serve at most this many frames per second of this camera."""
-    confidence: Share | None = None
+    confidence: Annotated[Share | None, Field(examples=[0.5])] = None
     """As in [model], for this camera."""
-    iou: Share | None = None
+    iou: Annotated[Share | None, Field(examples=[0.45])] = None
     """As in [model], for this camera."""
-    max_detections: Count | None = None
+    max_detections: Annotated[Count | None, Field(examples=[20])] = None
     """As in [model], for this camera."""
-    classes: ClassFilter | None = None
+    classes: Annotated[ClassFilter | None, Field(examples=[["person"]])] = None
     """As in [model], for this camera."""
 
 
@@ -223,8 +223,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file, whose tables arrive as keyword arguments."""
-        return env_settings, init_settings
+        """Only the arguments: the loader lays the environment over the file's tables, to know where each value came from."""
+        return (init_settings,)
 
 
 @dataclass(frozen=True)
@@ -260,8 +260,3 @@ class AgentConfig:
     def resolve(self, path: str) -> Path:
         """``path`` of the configuration as an absolute path; ``~`` is expanded."""
         return (self.base_dir / Path(path).expanduser()).absolute()
-
-
-def extras(table: BaseModel) -> dict[str, Any]:
-    """The keys of a table that belong to its plugin."""
-    return dict(table.model_extra or {})

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import SettingsError
+from pydantic_settings import EnvSettingsSource, SettingsError
 
-from edge_agent.config import ENV_DELIMITER, ENV_PREFIX, AgentConfig, CameraConfig, CameraSettings, ModelSettings, Settings, Table, extras
+from edge_agent.config import ENV_DELIMITER, ENV_PREFIX, AgentConfig, CameraConfig, CameraSettings, ModelSettings, Settings, Table
 from edge_agent.errors import ConfigError, Problem
 
 if sys.version_info >= (3, 11):
@@ -25,6 +25,8 @@ else:
     import tomli as tomllib  # brought by pydantic-settings[toml]
 
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
+RESERVED_VARIABLES = frozenset({CONFIG_VARIABLE, ENV_PREFIX + "PYTHON", ENV_PREFIX + "TEST_ALLOW_SKIPS"})
+"""EDGE_AGENT_* variables that are no settings: the file, and what scripts/ look at."""
 MAX_BYTES = 1024 * 1024
 _SECRET_KEY = re.compile(r"password|secret|token|passphrase", re.IGNORECASE)
 _CREDENTIALS_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/@\s]+@", re.IGNORECASE)
@@ -172,7 +174,6 @@ class _Report:
 
     path: Path | None
     text: str
-    tables: Mapping[str, Any]
     environ: Mapping[str, str]
     problems: list[Problem]
 
@@ -225,7 +226,8 @@ def _reason(entry: Mapping[str, Any]) -> str:
     message = str(entry["msg"])
     message = re.sub(r"^Value error, ", "", message)
     message = re.sub(r"^(Input|String|Value|List|Tuple) should ", "must ", message)
-    return message.replace("be a valid dictionary or instance of ", "be a table, see ").replace("a valid ", "a ")
+    message = re.sub(r"be a valid (dictionary|dict).*", "be a table", message).replace("be a valid tuple", "be a list")
+    return message.replace("be a valid integer", "be a whole number").replace("a valid ", "a ")
 
 
 def unknown_key(key: str, allowed: Sequence[str]) -> str:
@@ -291,88 +293,114 @@ def build(
 ) -> AgentConfig:
     """A configuration from tables that were read already, or made by a program. Raises ConfigError."""
     environ = os.environ if environ is None else environ
-    report = _Report(path, text, tables, environ, [])
+    report = _Report(path, text, environ, [])
     _refuse_unknown_variables(report)
-    settings = _settings(tables, report)
-    cameras: list[CameraConfig] = []
-    runtime, runtime_options = "", Table()
-    if settings is not None:
-        _refuse_duplicates(settings, report)
-        for index, camera in enumerate(settings.cameras):
-            config = _camera(index, camera, kinds, report)
-            if config:
-                cameras.append(config)
-        runtime, runtime_options = _runtime(settings.model, kinds, report)
+    merged = _with_environment(tables, environ, report)
+    settings = _settings(merged, report)
+    # The plugins' own keys are looked at even when the common ones are wrong, so that all errors come at once.
+    raw_cameras = merged.get("cameras")
+    raw_cameras = raw_cameras if isinstance(raw_cameras, (list, tuple)) else []
+    options = [_camera_options(index, raw, kinds, report) for index, raw in enumerate(raw_cameras)]
+    _refuse_duplicates(raw_cameras, report)
+    runtime, runtime_options = _runtime(merged.get("model", {}), kinds, report)
     if report.problems or settings is None:
         raise ConfigError(*sorted(report.problems, key=lambda problem: (problem.where, problem.line or 0)))
+    cameras = [CameraConfig(camera, *found) for camera, found in zip(settings.cameras, options, strict=True) if found]
     return AgentConfig(settings, tuple(cameras), runtime, runtime_options, path)
+
+
+def _overlay(below: Any, above: Any) -> Any:
+    """Tables are merged key by key; everything else is replaced."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {**below, **{key: _overlay(below.get(key), value) for key, value in above.items()}}
+    return above
+
+
+def _with_environment(tables: Mapping[str, Any], environ: Mapping[str, str], report: _Report) -> dict[str, Any]:
+    """The file's tables with the environment's values laid over them, as pydantic-settings reads the environment."""
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in environ.items()}
+    try:
+        above = source()
+    except SettingsError as error:
+        found = re.search(r'field "(\w+)"', str(error))
+        report.add((found[1] if found else "",), "the environment's value is not valid JSON")
+        above = {}
+    merged: dict[str, Any] = _overlay(dict(tables), above)
+    return merged
 
 
 def _settings(tables: Mapping[str, Any], report: _Report) -> Settings | None:
     known = {key: value for key, value in tables.items() if not key.startswith("_")}
     for key in tables.keys() - known.keys():
         report.add((key,), unknown_key(key, list(Settings.model_fields)))
+    if not known.get("cameras") and known.get("cameras") in (None, [], ()):
+        report.add(("cameras",), "none configured: add a [[cameras]] table with id and source")
+        known["cameras"] = [{"id": "none", "source": "none"}]
     try:
         settings = Settings(**known)
     except ValidationError as error:
         report.validation(error, Settings)
         return None
-    except SettingsError as error:
-        variable = re.search(r'field "(\w+)"', str(error))
-        report.add((variable[1] if variable else "",), "the environment's value is not valid JSON")
-        return None
     if not any(camera.enabled for camera in settings.cameras):
-        report.add(("cameras",), "no camera to run: add a [[cameras]] table with id and source")
+        report.add(("cameras",), "every camera is disabled: nothing to run")
     return settings
 
 
 def _refuse_unknown_variables(report: _Report) -> None:
     fields = {name.upper() for name in Settings.model_fields}
     for name in report.environ:
-        if name.upper().startswith(ENV_PREFIX) and name.upper() != CONFIG_VARIABLE:
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in RESERVED_VARIABLES:
             first = name[len(ENV_PREFIX) :].split(ENV_DELIMITER)[0]
             if first.upper() not in fields:
                 message = unknown_key(first.lower(), list(Settings.model_fields))
                 report.problems.append(Problem(message, f"environment variable {name}"))
 
 
-def _refuse_duplicates(settings: Settings, report: _Report) -> None:
+def _refuse_duplicates(cameras: Sequence[Any], report: _Report) -> None:
     first_with: dict[str, int] = {}
-    for index, camera in enumerate(settings.cameras):
-        # Brokers and file systems differ on case; two ids that differ in nothing else invite confusion.
-        earlier = first_with.setdefault(camera.id.casefold(), index)
-        if earlier != index:
-            report.add(("cameras", index, "id"), f"{camera.id!r} is the id of cameras[{earlier}] already; give each its own")
+    for index, camera in enumerate(cameras):
+        name = camera.get("id") if isinstance(camera, dict) else None
+        if isinstance(name, str):
+            # Brokers and file systems differ on case; two ids that differ in nothing else invite confusion.
+            earlier = first_with.setdefault(name.casefold(), index)
+            if earlier != index:
+                report.add(("cameras", index, "id"), f"{name!r} is the id of cameras[{earlier}] already; give each its own")
 
 
-def _camera(index: int, camera: CameraSettings, kinds: Kinds, report: _Report) -> CameraConfig | None:
+def _camera_options(index: int, raw: Any, kinds: Kinds, report: _Report) -> tuple[str, Table] | None:
     prefix: Location = ("cameras", index)
+    source, stated = (raw.get("source"), raw.get("kind")) if isinstance(raw, dict) else (None, None)
+    if not isinstance(source, (str, int)) or isinstance(source, bool) or not isinstance(stated, (str, type(None))):
+        return None  # the common keys are wrong, and that has been reported
     try:
-        kind = camera.kind if camera.kind is not None else kinds.source_kind(camera.source)
+        kind = stated if stated is not None else kinds.source_kind(source)
         table = kinds.options("sources", kind)
     except ConfigError as error:
-        key = "kind" if camera.kind is not None else "source"
-        report.add((*prefix, key), "; ".join(problem.message for problem in error.problems))
+        report.add((*prefix, "source" if stated is None else "kind"), "; ".join(problem.message for problem in error.problems))
         return None
-    options = _options(table, extras(camera), prefix, list(CameraSettings.model_fields), report)
-    return CameraConfig(camera, kind, options) if options else None
+    options = _options(table, raw, prefix, CameraSettings, report)
+    return (kind, options) if options else None
 
 
-def _runtime(model: ModelSettings, kinds: Kinds, report: _Report) -> tuple[str, Table]:
+def _runtime(raw: Any, kinds: Kinds, report: _Report) -> tuple[str, Table]:
+    raw = raw if isinstance(raw, dict) else {}
+    path, stated = raw.get("path", ModelSettings.model_fields["path"].default), raw.get("runtime")
+    if not isinstance(path, str) or not isinstance(stated, (str, type(None))):
+        return "", Table()
     try:
-        kind = model.runtime if model.runtime is not None else kinds.runtime_kind(model.path)
+        kind = stated if stated is not None else kinds.runtime_kind(path)
         table = kinds.options("runtimes", kind)
     except ConfigError as error:
-        key = "runtime" if model.runtime is not None else "path"
-        report.add(("model", key), "; ".join(problem.message for problem in error.problems))
+        report.add(("model", "path" if stated is None else "runtime"), "; ".join(problem.message for problem in error.problems))
         return "", Table()
-    options = _options(table, extras(model), ("model",), list(ModelSettings.model_fields), report)
-    return kind, options or Table()
+    return kind, _options(table, raw, ("model",), ModelSettings, report) or Table()
 
 
-def _options(table: type[Table], values: dict[str, Any], prefix: Location, also: Sequence[str], report: _Report) -> Table | None:
+def _options(table: type[Table], raw: Mapping[str, Any], prefix: Location, common: type[Table], report: _Report) -> Table | None:
+    values = {key: value for key, value in raw.items() if key not in common.model_fields}
     try:
         return table.model_validate(values)
     except ValidationError as error:
-        report.validation(error, table, prefix, also)
+        report.validation(error, table, prefix, list(common.model_fields))
         return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import types
 import typing
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from edge_agent import plugins
@@ -40,37 +40,37 @@ def generate() -> str:
             parts.append("\n".join(_cameras()))
         elif isinstance(model, type) and issubclass(model, BaseModel):
             parts.append("\n".join(_table(name, model)))
-    return "\n".join(parts) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
-def _table(name: str, model: type[BaseModel]) -> Iterator[str]:
-    yield f"[{name}]"
+def _table(name: str, model: type[BaseModel], mark: str = "") -> Iterator[str]:
+    """A table; ``mark`` is a "#" where the table itself is optional."""
     yield from (f"# {line}" for line in _doc(model))
+    yield f"{mark}[{name}]"
     nested: list[tuple[str, type[BaseModel]]] = []
     for key, field in model.model_fields.items():
         inner = _inner_model(field.annotation)
         if inner is not None:
             nested.append((key, inner))
-            continue
-        yield from _key(key, field.description, field.get_default(call_default_factory=True))
+        else:
+            yield from _key(key, field)
     if model is ModelSettings:
         for kind in plugins.names("runtimes"):
             yield from _plugin("runtimes", kind, f"Only for {kind} files:")
     for key, inner in nested:
         yield ""
-        yield from (f"# {line}".replace(f"# [{name}.{key}]", f"#[{name}.{key}]") for line in _table(f"{name}.{key}", inner))
+        yield from _table(f"{name}.{key}", inner, mark="#")
 
 
 def _cameras() -> Iterator[str]:
+    yield "# One table for each camera, stream or file. These keys fit every kind of source:"
     yield "[[cameras]]"
-    yield "# One table for each camera. These keys fit every kind of source:"
-    yield "# Name of the camera, in topics and payloads."
-    yield 'id = "front"'
-    yield f"# {CameraSettings.model_fields['source'].description}"
-    yield 'source = "synthetic"'
     for key, field in CameraSettings.model_fields.items():
-        if key not in {"id", "source"}:
-            yield from _key(key, field.description, field.default)
+        if key in {"id", "source"}:
+            yield f"# {' '.join((field.description or '').split())}"
+            yield {"id": 'id = "front"', "source": 'source = "synthetic"'}[key]
+        else:
+            yield from _key(key, field)
     for kind in plugins.names("sources"):
         example = _SOURCE_EXAMPLES.get(kind, f'kind = "{kind}"')
         yield from _plugin("sources", kind, f"Only for kind {kind} (source = {example}):")
@@ -82,21 +82,22 @@ def _plugin(axis: str, kind: str, title: str) -> Iterator[str]:
         yield ""
         yield f"# {title}"
         for key, field in config.model_fields.items():
-            yield from _key(key, field.description, field.default)
+            yield from _key(key, field)
 
 
-def _key(key: str, description: str | None, default: Any) -> Iterator[str]:
-    yield f"# {' '.join((description or '').split())}"
-    yield f"#{key} = {toml(default)}"
+def _key(key: str, field: FieldInfo) -> Iterator[str]:
+    yield f"# {' '.join((field.description or '').split())}"
+    if field.default is None or field.default is PydanticUndefined:
+        yield f"#{key} = {toml((field.examples or [''])[0])}  # not set by default"
+    else:
+        yield f"#{key} = {toml(field.default)}"
 
 
 def toml(value: Any) -> str:
-    """A default as TOML; what has none is shown as an empty string."""
-    if value is None or value is PydanticUndefined or isinstance(value, SecretStr):
-        return '""'
-    if isinstance(value, tuple):
+    """A value as TOML."""
+    if isinstance(value, (tuple, list)):
         return "[" + ", ".join(toml(item) for item in value) + "]"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _doc(model: type[BaseModel]) -> list[str]:
@@ -104,5 +105,5 @@ def _doc(model: type[BaseModel]) -> list[str]:
 
 
 def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) else (annotation,)
+    options = typing.get_args(annotation) or (annotation,)
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)

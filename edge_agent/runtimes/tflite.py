@@ -11,9 +11,10 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelError
@@ -27,7 +28,7 @@ _MAX_METADATA = 1024 * 1024
 class Config(Table):
     """Keys of [model] that only .tflite files have."""
 
-    library: str | None = None
+    library: Annotated[str | None, Field(examples=["tflite-runtime"])] = None
     """"ai-edge-litert" or "tflite-runtime". Default: the first of them that is installed."""
 
 

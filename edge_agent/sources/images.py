@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from typing import Annotated
+
+from pydantic import Field
 
 from edge_agent.config import Seconds, Table
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
@@ -19,7 +22,7 @@ class Config(Table):
 
     loop: bool = False
     """Begin again after the last one; new files are found then."""
-    interval_s: Seconds | None = None
+    interval_s: Annotated[Seconds | None, Field(examples=[1])] = None
     """Pause between pictures. Default: as fast as the model goes."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from edge_agent.config_file import redact, with_credentials
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
@@ -14,9 +16,9 @@ class Config(NetworkConfig):
 
     transport: Literal["tcp", "udp"] = "tcp"
     """How the camera sends: "tcp" loses nothing on a bad network, "udp" is a little fresher on a good one."""
-    username: str | None = None
+    username: Annotated[str | None, Field(examples=["viewer"])] = None
     """User at the camera; or write it into the address."""
-    password_file: str | None = None
+    password_file: Annotated[str | None, Field(examples=["front_password"])] = None
     """File whose first line is the password of username."""
 
 

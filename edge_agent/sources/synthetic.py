@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from edge_agent.config import Count, Rate, Table
 from edge_agent.errors import EndOfStream
@@ -22,7 +24,7 @@ class Config(Table):
     """Pixels."""
     fps: Rate = 30
     """Frames per second."""
-    frames: Count | None = None
+    frames: Annotated[Count | None, Field(examples=[300])] = None
     """End after so many. Default: never."""
 
 

@@ -14,7 +14,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge_agent.errors import SinkUnavailable
-from edge_agent.sinks.mqtt import MqttContext, _connection_problem
+from edge_agent.sinks.mqtt import MqttContext, connection_problem
 
 MOST_SHOWN = 6
 
@@ -58,7 +58,9 @@ class Watch:
         try:
             self._client.connect(options.host, options.port)
         except (OSError, ValueError) as error:
-            raise SinkUnavailable(f"mqtt://{options.host}:{options.port}: {_connection_problem(error)}") from None
+            raise SinkUnavailable(
+                f"mqtt://{options.host}:{options.port}: {connection_problem(error, tls=options.context.tls is not None)}"
+            ) from None
         self._client.loop_start()
         if not self._answered.wait(10) or self._refused:
             self.stop()

@@ -76,19 +76,22 @@ class MqttSink(Sink):
         self._connack: ReasonCode | None = None
         self._lost: str | None = None
         self._acks: dict[int, ReasonCode] = {}
-        self._connected_at = 0.0
+        self._connected_at: float | None = None
 
     def connect(self) -> None:
         self.close()
-        self._connack, self._lost, self._acks = None, None, {}
+        self._connack, self._lost, self._acks, self._connected_at = None, None, {}, None
         client = self._new_client()
+        with self._changed:
+            self._client = client  # from here on, only this client's callbacks count
         config = self._config
         try:
             client.connect(config.host, self.port, config.keepalive_s)
             client.loop_start()
         except (OSError, ValueError) as error:
-            raise SinkUnavailable(f"{self.name}: {_connection_problem(error)}") from None
-        self._client = client
+            with self._changed:
+                self._client = None
+            raise SinkUnavailable(f"{self.name}: {connection_problem(error, tls=self.context.tls is not None)}") from None
         connack = self._await_connack()
         if connack.is_failure:
             self.close()
@@ -129,7 +132,7 @@ class MqttSink(Sink):
 
     def _on_connect(self, client: paho.Client, _user: Any, _flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         with self._changed:
-            if client is self._client or self._client is None:
+            if client is self._client:
                 granted = getattr(properties, "ReceiveMaximum", _WINDOW) if properties else _WINDOW
                 self.window = max(1, min(_WINDOW, int(granted)))
                 self._connack = reason
@@ -137,16 +140,19 @@ class MqttSink(Sink):
 
     def _on_disconnect(self, client: paho.Client, _user: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
         with self._changed:
-            if client is self._client or self._client is None:
-                self._lost = self._why_lost(reason)
+            if client is self._client:
+                self._lost = self._lost or self._why_lost(reason)
                 self._changed.notify_all()
 
     def _why_lost(self, reason: ReasonCode) -> str:
         client_id = self.context.client_id
         if self._v5 and reason.value == _TAKEN_OVER:
             return f"another client took over the id {client_id!r}; give each device its own [device] id"
-        lasted = time.monotonic() - self._connected_at if self._connected_at else None
-        hint = f" (does another client use the id {client_id!r}?)" if lasted is not None and lasted < 5 and not self._v5 else ""
+        lasted = None if self._connected_at is None else time.monotonic() - self._connected_at
+        hint = f" (does another client use the id {client_id!r}?)" if lasted is not None and lasted < 5 else ""
+        if lasted is None:
+            port = "" if self.context.tls is not None else "; does it want TLS, or is it no MQTT broker?"
+            return f"the broker hung up before it answered{port}"
         return f"connection lost: {reason}{hint}"
 
     def _on_publish(self, client: paho.Client, _user: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
@@ -210,7 +216,8 @@ def _shut(client: paho.Client) -> None:
         client.loop_stop()
 
 
-def _connection_problem(error: Exception) -> str:
+def connection_problem(error: Exception, *, tls: bool) -> str:
+    """Why a connection could not be made, and what to do about it."""
     if isinstance(error, socket.gaierror):
         return "the name cannot be resolved"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -219,6 +226,8 @@ def _connection_problem(error: Exception) -> str:
         return f"TLS failed: {error.reason or error}; is this a TLS port?"
     if isinstance(error, TimeoutError):
         return "no answer (wrong address, or a firewall)"
+    if tls and isinstance(error, ConnectionResetError):
+        return "the broker hung up during the TLS handshake; is this a TLS port?"
     return getattr(error, "strerror", None) or str(error)
 
 

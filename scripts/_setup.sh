@@ -26,8 +26,8 @@ die() {
 # Root without anybody typing a password.
 is_root() { [ "$EUID" -eq 0 ] || sudo -n true 2>/dev/null; }
 
-# Root with somebody at the keyboard.
-becomes_root() { [ -t 0 ] && [ -t 2 ] && command -v sudo >/dev/null && sudo -v; }
+# Root with somebody at the keyboard, told what for.
+becomes_root() { [ -t 0 ] && [ -t 2 ] && command -v sudo >/dev/null && say "sudo may ask for your password, to install: $*" && sudo -v; }
 
 as_root() { if [ "$EUID" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
 
@@ -49,9 +49,7 @@ install_packages() {
 # require_packages PACKAGE...: installs them, or names them and stops
 require_packages() {
   [ $# -gt 0 ] || return 0
-  if { is_root || { say "this needs system packages, sudo may ask for your password: $*" && becomes_root; }; } && install_packages "$@"; then
-    return
-  fi
+  if { is_root || becomes_root "$@"; } && install_packages "$@"; then return; fi
   say "error: system packages are missing and could not be installed from here: $*
   Run this, or have it run by somebody who may, then try again:
   sudo apt-get update && sudo apt-get install --no-install-recommends $*"

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StrictInt
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from edge_agent.errors import ConfigError
 
 ENV_PREFIX = "EDGE_AGENT_"
 ENV_DELIMITER = "__"
@@ -49,7 +51,7 @@ Seconds = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=
 Rate = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1)]
 Port = Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=65535)]
-ClassFilter = tuple[str | int, ...]
+ClassFilter = tuple[str | StrictInt, ...]
 
 
 class Table(BaseModel):
@@ -174,7 +176,7 @@ class CameraSettings(Table):
 
     id: Name
     """Name of the camera, in topics and payloads."""
-    source: str | int
+    source: str | StrictInt
     """A device (0, "/dev/v4l/by-id/..."), "rtsp://...", a video file, a folder of images, or "synthetic"."""
     kind: Annotated[str | None, Field(examples=["rtsp"])] = None
     """Kind of source. Default: inferred from source."""
@@ -258,5 +260,10 @@ class AgentConfig:
         return self.path.parent if self.path else Path.cwd()
 
     def resolve(self, path: str) -> Path:
-        """``path`` of the configuration as an absolute path; ``~`` is expanded."""
-        return (self.base_dir / Path(path).expanduser()).absolute()
+        """``path`` of the configuration as an absolute path; ``~`` is expanded. Raises ConfigError for what can be no path."""
+        if "\0" in path:
+            raise ConfigError(f"{path!r} is no path: it holds a NUL")
+        try:
+            return (self.base_dir / Path(path).expanduser()).absolute()
+        except RuntimeError:
+            raise ConfigError(f"{path!r}: the home directory that '~' stands for cannot be found; write the path out") from None

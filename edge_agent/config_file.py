@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -29,7 +31,10 @@ RESERVED_VARIABLES = frozenset({CONFIG_VARIABLE, ENV_PREFIX + "PYTHON", ENV_PREF
 """EDGE_AGENT_* variables that are no settings: the file, and what scripts/ look at."""
 MAX_BYTES = 1024 * 1024
 _SECRET_KEY = re.compile(r"password|secret|token|passphrase", re.IGNORECASE)
-_CREDENTIALS_IN_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/@\s]+@", re.IGNORECASE)
+_URL = r"(?P<scheme>[a-z][a-z0-9+.-]*:/{1,2})"
+_CREDENTIALS = re.compile(rf"\A{_URL}.*@|{_URL.replace('scheme', 'inside')}\S*@", re.IGNORECASE | re.DOTALL)
+_MAY_END = re.compile(r"[\]}]|\"\"\"|'''")
+"""What the last line of a TOML value of several lines holds."""
 
 Location = tuple[str | int, ...]
 
@@ -49,8 +54,10 @@ class Kinds(Protocol):
 
 def search_path(environ: Mapping[str, str]) -> list[Path]:
     """Where agent.toml is looked for, first hit wins, when no file is named."""
-    config_home = environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return [Path("agent.toml"), Path(config_home) / "edge-agent" / "agent.toml", Path("/etc/edge-agent/agent.toml")]
+    config_home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or "~") / ".config")
+    with contextlib.suppress(RuntimeError):  # a user without a home, as containers have them
+        config_home = config_home.expanduser()
+    return [Path("agent.toml"), config_home / "edge-agent" / "agent.toml", Path("/etc/edge-agent/agent.toml")]
 
 
 def find(named: Path | None, environ: Mapping[str, str] | None = None) -> Path:
@@ -62,7 +69,8 @@ def find(named: Path | None, environ: Mapping[str, str] | None = None) -> Path:
         return named.absolute()
     candidates = search_path(environ)
     for candidate in candidates:
-        if candidate.exists():
+        with contextlib.suppress(OSError):  # a folder that this user may not look into is no reason to stop looking
+            candidate.stat()
             return candidate.absolute()
     places = ", ".join(str(c) for c in candidates)
     raise ConfigError(f"no agent.toml found (looked at {places}); write one with: edge-agent example > agent.toml")
@@ -105,39 +113,74 @@ def parse(text: str, where: str) -> dict[str, Any]:
 
 
 def line_of(text: str, location: Location) -> int | None:
-    """The line, counted from 1, where a key or table of a *valid* TOML text is defined, or its closest parent.
+    """The line, counted from 1, where the statement of a *valid* TOML text begins that defines a key, or its closest parent."""
+    return _closest(_definitions(text), location)
 
-    Parses ever longer prefixes of the text until the key is there: exact for every way that TOML can write a key,
-    with no second parser to keep right, and only paid when there is an error to report.
+
+def _closest(lines: Mapping[Location, int], location: Location) -> int | None:
+    return next((lines[location[:length]] for length in range(len(location), 0, -1) if location[:length] in lines), None)
+
+
+def _definitions(text: str) -> dict[Location, int]:
+    """The line of each key and table of a valid text.
+
+    TOML's own parser reads each statement by itself: exact for every way that TOML can write a key, with no second
+    parser to keep right, in time that grows with the length of the text.
     """
-    lines = text.splitlines(keepends=True)
-    for length in range(len(location), 0, -1):
-        start = 0
-        for end in range(1, len(lines) + 1):
-            try:
-                tables = tomllib.loads("".join(lines[:end]))
-            except tomllib.TOMLDecodeError:
-                continue
-            if _has(tables, location[:length]):
-                blank = (i for i in range(start, end) if lines[i].strip() and not lines[i].lstrip().startswith("#"))
-                return next(blank, start) + 1
-            start = end
-    return None
-
-
-def _has(tables: object, location: Location) -> bool:
-    value: Any = tables
-    for part in location:
+    found: dict[Location, int] = {}
+    lengths: dict[Location, int] = {}
+    table: Location = ()
+    statement, first = "", 1
+    for number, line in enumerate(text.split("\n"), 1):
+        if statement and not _MAY_END.search(line):
+            statement += line + "\n"
+            continue
+        first = first if statement else number
+        statement += line + "\n"
         try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return False
-    return True
+            content = tomllib.loads(statement)
+        except (tomllib.TOMLDecodeError, RecursionError):
+            continue  # it goes on in the next line
+        if statement.lstrip().startswith("["):
+            table = _enter(content, lengths)
+            for length in range(1, len(table) + 1):
+                found.setdefault(table[:length], first)
+        else:
+            _define(table, content, first, found)
+        statement = ""
+    return found
+
+
+def _enter(header: Any, lengths: dict[Location, int]) -> Location:
+    """The location that ``[a.b]`` or ``[[a.b]]`` leads to; ``lengths`` counts the tables of each array of tables."""
+    location: Location = ()
+    while header:
+        (name, header), *_ = header.items()
+        location = (*location, name)
+        if isinstance(header, list):
+            lengths[location] = lengths.get(location, 0) + 1
+            header = header[0]
+        if location in lengths:
+            location = (*location, lengths[location] - 1)
+    return location
+
+
+def _define(table: Location, content: Any, line: int, found: dict[Location, int]) -> None:
+    waiting: list[tuple[Location, Any]] = [(table, content)]
+    while waiting:
+        location, value = waiting.pop()
+        found.setdefault(location, line)
+        items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        waiting += [((*location, key), inner) for key, inner in items]
 
 
 def redact(text: str) -> str:
-    """``text`` without the user and password of any URL in it."""
-    return _CREDENTIALS_IN_URL.sub(r"\g<scheme>***@", text)
+    """``text`` without the user and password of any URL in it.
+
+    People write passwords that no URL may hold, with "/" and "@": everything up to the last "@" goes, and of a text
+    that begins with an address also what stands behind a blank.
+    """
+    return _CREDENTIALS.sub(lambda found: f"{found['scheme'] or found['inside']}***@", text)
 
 
 def with_credentials(url: str, username: str, password: str) -> str:
@@ -161,11 +204,18 @@ def _shown(value: object, location: Location) -> str:
     if any(isinstance(part, str) and _SECRET_KEY.search(part) for part in location):
         return "***"
     try:
-        text = json.dumps(value, ensure_ascii=False, default=str)
+        text = json.dumps(_without_secrets(value), ensure_ascii=False, default=str)
     except (ValueError, RecursionError):
-        text = repr(value)
-    text = redact(text)
+        text = "a value that is nested too deeply"
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _without_secrets(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: "***" if _SECRET_KEY.search(str(key)) else _without_secrets(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(inner) for inner in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 @dataclass
@@ -177,6 +227,10 @@ class _Report:
     environ: Mapping[str, str]
     problems: list[Problem]
 
+    @cached_property
+    def _lines(self) -> Mapping[Location, int]:
+        return _definitions(self.text)
+
     def add(self, location: Location, message: str) -> None:
         """A problem with the key at ``location``."""
         variable = self._variable(location)
@@ -185,14 +239,14 @@ class _Report:
         if variable:
             where = f"environment variable {variable}"
         elif self.path:
-            line = line_of(self.text, location)
+            line = _closest(self._lines, location)
         self.problems.append(Problem(message, where, line, key_name(location)))
 
     def _variable(self, location: Location) -> str | None:
         names = {name.upper(): name for name in self.environ}
         for length in range(len(location), 0, -1):
             name = ENV_PREFIX + ENV_DELIMITER.join(str(part) for part in location[:length])
-            if name.upper() in names:
+            if name.upper() in names and _holds(self.environ[names[name.upper()]], location[length:]):
                 return names[name.upper()]
         return None
 
@@ -220,6 +274,21 @@ class _Report:
         reasons = list(dict.fromkeys(_reason(entry) for entry in entries))
         message = f"{_shown(first['input'], location)} is not allowed: {', or '.join(reasons)}"
         return f"{message} ({description})" if description else message
+
+
+def _holds(variable: str, rest: Location) -> bool:
+    """Whether a variable, set to a table or list as JSON, says what stands at ``rest`` inside it."""
+    value: Any = None
+    if rest:
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(variable)
+    for part in rest:
+        if isinstance(value, list):
+            return True  # it replaces the file's list as a whole
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True
 
 
 def _reason(entry: Mapping[str, Any]) -> str:
@@ -294,7 +363,8 @@ def build(
     """A configuration from tables that were read already, or made by a program. Raises ConfigError."""
     environ = os.environ if environ is None else environ
     report = _Report(path, text, environ, [])
-    _refuse_unknown_variables(report)
+    in_file = tables.get("cameras")
+    _refuse_unknown_variables(in_file if isinstance(in_file, (list, tuple)) else (), report)
     merged = _with_environment(tables, environ, report)
     settings = _settings(merged, report)
     # The plugins' own keys are looked at even when the common ones are wrong, so that all errors come at once.
@@ -310,9 +380,11 @@ def build(
 
 
 def _overlay(below: Any, above: Any) -> Any:
-    """Tables are merged key by key; everything else is replaced."""
+    """Tables are merged key by key, lists by the numbers in ``EDGE_AGENT_CAMERAS__0__SOURCE``; everything else is replaced."""
     if isinstance(below, dict) and isinstance(above, dict):
         return {**below, **{key: _overlay(below.get(key), value) for key, value in above.items()}}
+    if isinstance(below, (list, tuple)) and isinstance(above, dict):
+        return [_overlay(item, above.get(str(index), item)) for index, item in enumerate(below)]
     return above
 
 
@@ -326,8 +398,20 @@ def _with_environment(tables: Mapping[str, Any], environ: Mapping[str, str], rep
         found = re.search(r'field "(\w+)"', str(error))
         report.add((found[1] if found else "",), "the environment's value is not valid JSON")
         above = {}
-    merged: dict[str, Any] = _overlay(dict(tables), above)
+    merged: dict[str, Any] = _overlay(
+        dict(tables), {key: _with_lists(value) if key in {"model", "cameras"} else value for key, value in above.items()}
+    )
     return merged
+
+
+def _with_lists(value: Any) -> Any:
+    """With the lists that pydantic-settings leaves as text, because only a plugin or one of the cameras knows their keys."""
+    if isinstance(value, dict):
+        return {key: _with_lists(inner) for key, inner in value.items()}
+    if isinstance(value, str) and value.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 def _settings(tables: Mapping[str, Any], report: _Report) -> Settings | None:
@@ -347,13 +431,17 @@ def _settings(tables: Mapping[str, Any], report: _Report) -> Settings | None:
     return settings
 
 
-def _refuse_unknown_variables(report: _Report) -> None:
+def _refuse_unknown_variables(cameras: Sequence[Any], report: _Report) -> None:
     fields = {name.upper() for name in Settings.model_fields}
     for name in report.environ:
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in RESERVED_VARIABLES:
-            first = name[len(ENV_PREFIX) :].split(ENV_DELIMITER)[0]
+            first, *rest = name[len(ENV_PREFIX) :].split(ENV_DELIMITER)
+            message = ""
             if first.upper() not in fields:
                 message = unknown_key(first.lower(), list(Settings.model_fields))
+            elif first.upper() == "CAMERAS" and rest and not (rest[0].isdecimal() and int(rest[0]) < len(cameras)):
+                message = f"{rest[0]!r} is none of the {len(cameras)} cameras of the file, which are counted from 0"
+            if message:
                 report.problems.append(Problem(message, f"environment variable {name}"))
 
 

@@ -14,6 +14,7 @@ from pathlib import PurePath
 from types import ModuleType
 
 from edge_agent.config import Table
+from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError
 
 RUNTIME_BY_SUFFIX = {".onnx": "onnx", ".ort": "onnx", ".tflite": "tflite"}
@@ -43,8 +44,9 @@ class PluginKinds:
         for kind in names("sources"):
             if load("sources", kind).claims(source):
                 return kind
+        shown = redact(source) if isinstance(source, str) else source
         raise ConfigError(
-            f"cannot tell what {source!r} is; say so with kind = one of {', '.join(names('sources'))}, "
+            f"cannot tell what {shown!r} is; say so with kind = one of {', '.join(names('sources'))}, "
             'or give a device ("/dev/video0", 0), "rtsp://...", a video file, a folder of images, or "synthetic"'
         )
 
@@ -54,7 +56,7 @@ class PluginKinds:
             return "tflite"
         suffix = PurePath(path).suffix.lower()
         if suffix not in RUNTIME_BY_SUFFIX:
-            raise ConfigError(f"{path!r} is no model file that can be run: it must end in {', '.join(RUNTIME_BY_SUFFIX)}")
+            raise ConfigError(f"{redact(path)!r} is no model file that can be run: it must end in {', '.join(RUNTIME_BY_SUFFIX)}")
         return RUNTIME_BY_SUFFIX[suffix]
 
     def options(self, axis: str, kind: str) -> type[Table]:

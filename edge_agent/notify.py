@@ -1,7 +1,7 @@
 """Talks to systemd (sd_notify(3)) over the package sdnotify, whose gaps are filled here.
 
-It swallows every error, cannot encode what is not Latin-1, and does not read WATCHDOG_USEC. Outside systemd all of
-this does nothing.
+It swallows every error or raises them all, encodes Latin-1 where systemd reads UTF-8, and does not read WATCHDOG_USEC.
+Outside systemd all of this does nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import sdnotify
 
@@ -24,7 +25,12 @@ class Notifier:
         self.active = bool(environ.get("NOTIFY_SOCKET"))
         self.watchdog_s = _watchdog_period(environ) if self.active else None
         self.failures_total = 0
-        self._notifier = sdnotify.SystemdNotifier(debug=True) if self.active else None
+        self._notifier: Any = None
+        if self.active:
+            try:
+                self._notifier = sdnotify.SystemdNotifier(debug=True)
+            except (OSError, ValueError) as error:
+                self._failed(error)
 
     def ready(self, status: str) -> None:
         """The service is up: configuration valid, model loaded, publisher started."""
@@ -54,10 +60,14 @@ class Notifier:
         if self._notifier is None:
             return
         try:
-            self._notifier.notify(text)
+            # Latin-1 turns these characters back into the bytes of UTF-8.
+            self._notifier.notify(text.encode().decode("latin-1"))
         except OSError as error:
-            self.failures_total += 1
-            log.warning("service manager not reached reason=%s", error)
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self.failures_total += 1
+        log.warning("service manager not reached reason=%s", error)
 
 
 def _watchdog_period(environ: Mapping[str, str]) -> float | None:
@@ -73,4 +83,4 @@ def _watchdog_period(environ: Mapping[str, str]) -> float | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")
+    return " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")

@@ -85,7 +85,7 @@ def clock_synced() -> bool:
 def machine_device_id(root: Path = Path("/")) -> str | None:
     """A stable name for this machine that does not give its machine id away (machine-id(5) asks for a keyed hash)."""
     for path in ("etc/machine-id", "var/lib/dbus/machine-id"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             machine = (root / path).read_text().strip()
             if len(machine) == 32 and machine != "0" * 32:
                 return "edge-" + hmac.new(machine.encode(), _APPLICATION, hashlib.sha256).hexdigest()[:12]

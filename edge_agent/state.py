@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Mapping
@@ -18,18 +19,22 @@ from edge_agent.errors import AlreadyRunning, StateError
 
 RESERVED = 1 << 20
 """Sequence numbers taken per camera and start: one small write at start, and then one in a million events."""
+_DEVICE_ID = re.compile(r"\w[\w.-]{0,63}")
 MAX_SEQ = 1 << 53
 """JSON numbers are exact up to here."""
 
 
 def default_directory(environ: Mapping[str, str] | None = None) -> Path:
-    """Systemd's $STATE_DIRECTORY, else the user's state folder."""
+    """Systemd's $STATE_DIRECTORY, else the user's state folder. Raises StateError for a user without one."""
     environ = os.environ if environ is None else environ
     given = environ.get("STATE_DIRECTORY", "").split(":")[0]
     if given:
         return Path(given)
-    home = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".local" / "state")
-    return Path(home) / "edge-agent"
+    home = Path(environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or "~") / ".local" / "state")
+    try:
+        return home.expanduser() / "edge-agent"
+    except RuntimeError:
+        raise StateError("this user has no home directory to keep state in; set [device] state_dir (or $STATE_DIRECTORY)") from None
 
 
 class State:
@@ -58,7 +63,11 @@ class State:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        self._sequences = self._read_sequences()
+        try:
+            self._sequences = self._read_sequences()
+        except StateError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let the next agent have it."""
@@ -73,7 +82,7 @@ class State:
             kept = path.read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError):
             kept = ""
-        if not kept:
+        if not _DEVICE_ID.fullmatch(kept):
             kept = f"edge-{secrets.token_hex(6)}"
             self._write(path, kept + "\n")
         return kept
@@ -91,12 +100,12 @@ class State:
             found = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StateError(
                 f"{path} cannot be read ({error}): sequence numbers could repeat. "
                 "Restore it, or remove it if consumers may see numbers again"
             ) from None
-        if not isinstance(found, dict) or not all(isinstance(v, int) and 0 <= v < MAX_SEQ for v in found.values()):
+        if not isinstance(found, dict) or not all(type(v) is int and 0 <= v < MAX_SEQ for v in found.values()):
             raise StateError(
                 f"{path} is damaged: sequence numbers could repeat. Restore it, or remove it if consumers may see numbers again"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -50,9 +51,11 @@ class Group(click.Group):
 
 
 def _report(error: EdgeAgentError) -> None:
+    from edge_agent.config_file import redact
+
     problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
     for problem in problems:
-        click.echo(f"error: {problem}", err=True)
+        click.echo(f"error: {redact(problem)}", err=True)
     if len(problems) > 1:
         click.echo(f"{len(problems)} errors", err=True)
 
@@ -97,7 +100,7 @@ def check(config_file: Path | None, probe: bool) -> None:
     """Check agent.toml: exit code 0, or 78 with every error, its file, line and key.
 
     Looks at the settings and at the files that they name, by the very code that "run" uses. Opens no camera and no
-    connection unless --probe is given; a probe that fails exits with 69.
+    connection unless --probe is given; a camera, broker or model that fails then exits with 69.
     """
     from edge_agent import logs, preflight
 
@@ -107,11 +110,11 @@ def check(config_file: Path | None, probe: bool) -> None:
     click.echo(f"{config.path}: valid, {len(config.cameras)} camera(s)")
     if not probe:
         return
-    failed = False
+    worst = ExitCode.OK
     for result in preflight.probe(config):
-        failed = failed or not result.ok
+        worst = max(worst, result.exit_code)
         click.echo(f"{click.style('ok    ', fg='green') if result.ok else click.style('failed', fg='red')} {result.what}: {result.text}")
-    _leave(ExitCode.UNAVAILABLE if failed else ExitCode.OK)
+    _leave(worst)
 
 
 @main.command()
@@ -173,10 +176,10 @@ def watch(config_file: Path | None, seconds: float | None, **given: Any) -> None
     options = WatchOptions() if given["host"] else _watch_options(config_file)
     options = dataclasses.replace(options, **{key: value for key, value in given.items() if value is not None})
     watcher = Watch(options, _echo)
-    watcher.start()
-    click.echo(f"# listening at {options.host}:{options.port}, {options.base}/{options.device or '+'}/#; stop with Ctrl-C", err=True)
     until = None if seconds is None else time.monotonic() + seconds
     try:
+        watcher.start()
+        click.echo(f"# listening at {options.host}:{options.port}, {options.base}/{options.device or '+'}/#; stop with Ctrl-C", err=True)
         while until is None or time.monotonic() < until:
             time.sleep(0.1)
     except KeyboardInterrupt:
@@ -292,16 +295,19 @@ def _watch_options(config_file: Path | None) -> Any:
 
 def _host_port(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":") if text.count(":") == 1 else (text, "", "1883")
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise click.UsageError(f"--broker {text!r}: the port must be a number from 1 to 65535")
+    if not port.isdecimal() or not host or not 0 < int(port) < 65536:
+        raise click.UsageError(f"--broker {text!r}: must be HOST or HOST:PORT, with a port from 1 to 65535")
     return host, int(port)
 
 
 def _echo(line: str) -> None:
     try:
         click.echo(line)
-    except BrokenPipeError:  # the reader (head, grep -m1) has seen enough
-        os._exit(ExitCode.OK)
+    except BrokenPipeError:  # the reader (head, grep -m1) has seen enough: what follows goes nowhere, and we leave as by Ctrl-C
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _finish(action: Callable[[], ExitCode]) -> NoReturn:

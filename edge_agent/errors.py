@@ -12,7 +12,8 @@ EdgeAgentError
 ├── ModelError           the model cannot be loaded, or one frame    at load, or many in a row: exit 1, restart;
 │                        could not be inferred                       one frame: dropped and counted
 └── SinkError
-    ├── SinkUnavailable  broker absent or lost                       keep the events, back off, retry
+    ├── SinkUnavailable  broker absent or lost                       keep the events, back off, retry; exit 69 from a
+    │                                                                command that needs it now (watch)
     └── Rejected         the receiver will never take this event     drop it and count it
 
 Third-party exceptions are translated in the plugin that meets them and nowhere else.
@@ -134,6 +135,8 @@ class SinkError(EdgeAgentError):
 
 class SinkUnavailable(SinkError):
     """Nothing can be delivered now; what is waiting is kept and tried again."""
+
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class Rejected(SinkError):

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import ssl
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.credentials import mqtt_password, read_secret
-from edge_agent.errors import ConfigError, EdgeAgentError, Problem
+from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, Problem, StateError
 from edge_agent.host import machine_device_id
 from edge_agent.models import _loading as model_loading
 from edge_agent.sinks.mqtt import MqttContext, MqttSink, tls_context
@@ -26,19 +27,22 @@ from edge_agent.state import State, default_directory
 def check_files(config: AgentConfig) -> None:
     """Everything wrong with the files that the configuration names. Raises ConfigError; opens no device or connection."""
     steps: list[Callable[[], object]] = [
+        lambda: state_for(config),
         lambda: model_loading.check_file(model_loading.model_path(config)),
         lambda: build_sink(config, "check"),
         *(lambda camera=camera, index=index: _check_source(config, camera, index) for index, camera in enumerate(config.cameras)),
     ]
     labels = config.settings.model.labels
     if isinstance(labels, str):
-        steps.insert(1, lambda: model_loading.read_labels(config.resolve(labels)))
+        steps.insert(2, lambda: model_loading.read_labels(config.resolve(labels)))
     problems: list[Problem] = []
     for step in steps:
         try:
             step()
         except ConfigError as error:
             problems += error.problems
+        except StateError as error:
+            problems.append(Problem(str(error), key="device.state_dir"))
     if problems:
         raise ConfigError(*(Problem(p.message, p.where or str(config.path or ""), p.line, p.key) for p in problems))
 
@@ -49,9 +53,13 @@ def _check_source(config: AgentConfig, camera: CameraConfig, index: int) -> None
     if camera.kind in {"file", "images"} and "://" not in str(camera.settings.source):
         path = config.resolve(str(camera.settings.source))
         key = f"cameras[{index}].source"
-        if not path.exists():
-            raise ConfigError(Problem(f"{path} does not exist", key=key))
-        if camera.kind == "file" and path.is_dir():
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except FileNotFoundError:
+            raise ConfigError(Problem(f"{path} does not exist", key=key)) from None
+        except OSError as error:
+            raise ConfigError(Problem(f"{path} cannot be read: {error.strerror}", key=key)) from None
+        if camera.kind == "file" and is_folder:
             raise ConfigError(Problem(f'{path} is a folder; for a folder of pictures set kind = "images"', key=key))
 
 
@@ -77,8 +85,10 @@ def build_sink(config: AgentConfig, device: str, client_id: str | None = None) -
     if mqtt.tls is not None:
         files = [None if f is None else str(config.resolve(f)) for f in (mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file)]
         for key, file in zip(("ca_file", "cert_file", "key_file"), files, strict=True):
-            if file is not None and not Path(file).is_file():
+            if file is not None and not os.access(file, os.R_OK):
                 raise ConfigError(f"mqtt.tls.{key}: {file} is not a file that can be read")
+        if mqtt.tls.key_file is not None and mqtt.tls.cert_file is None:
+            raise ConfigError("mqtt.tls.cert_file: is required where there is a key_file")
         try:
             context = tls_context(*files, verify=mqtt.tls.verify)
         except (ssl.SSLError, OSError) as error:
@@ -105,6 +115,7 @@ class ProbeResult:
     what: str
     ok: bool
     text: str
+    exit_code: ExitCode = ExitCode.OK
 
 
 def probe(config: AgentConfig) -> Iterator[ProbeResult]:
@@ -120,7 +131,8 @@ def _tried(what: str, action: Callable[[], str]) -> ProbeResult:
     try:
         return ProbeResult(what, ok=True, text=action())
     except EdgeAgentError as error:
-        return ProbeResult(what, ok=False, text=str(error))
+        code = ExitCode.CONFIG if isinstance(error, ConfigError) else ExitCode.UNAVAILABLE
+        return ProbeResult(what, ok=False, text=str(error), exit_code=code)
 
 
 def _probe_model(config: AgentConfig) -> str:

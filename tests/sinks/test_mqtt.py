@@ -72,8 +72,8 @@ def test_the_will_speaks_when_the_connection_dies_and_not_on_a_clean_close(mosqu
         sink.write([STATUS_ONLINE])
         assert sink._client is not None
         connection = sink._client.socket()
-        assert connection is not None
-        connection.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+        assert isinstance(connection, socket.socket)
+        connection.shutdown(socket.SHUT_RDWR)
         wait_until(lambda: [m.payload for m in live.heard] == [b"online", b"offline"])
         sink.connect()
         sink.write([STATUS_ONLINE])

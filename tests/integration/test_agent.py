@@ -1,0 +1,344 @@
+"""The whole line: a real clip through a real model to a real mosquitto, as the command line runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from edge_agent import events
+from edge_agent.errors import ExitCode
+from tests.conftest import CLIP, TRUTH, CommandLine, Mosquitto, free_port, needs, terminated, wait_until
+from tests.models.reference import iou
+from tests.subscriber import Subscriber, subscribed
+
+pytestmark = pytest.mark.tflite
+
+FRAMES = 150
+
+
+def write_config(folder: Path, port: int, *cameras: Mapping[str, Any], extra: str = "") -> str:
+    """An agent.toml; its name."""
+    lines = [extra, "[device]", 'id = "dev"', 'state_dir = "state"', "[mqtt]", 'host = "127.0.0.1"', f"port = {port}", "[health]",
+             "interval_s = 0.5"]  # fmt: skip
+    for index, camera in enumerate(cameras):
+        lines += ["[[cameras]]", *(f"{k} = {json.dumps(v)}" for k, v in {"id": f"cam{index}", **camera}.items())]
+    (folder / "agent.toml").write_text("\n".join(lines) + "\n")
+    return "agent.toml"
+
+
+def short_clip(folder: Path, frames: int = 40) -> Path:
+    """The first frames of the clip, without encoding them again."""
+    target = folder / "short.mp4"
+    command = [needs("ffmpeg", "ffmpeg"), "-nostdin", "-v", "error", "-y", "-i", str(CLIP), "-c", "copy", "-frames:v", str(frames)]
+    subprocess.run([*command, str(target)], check=True)
+    return target
+
+
+def assert_follows_the_contract(heard: Subscriber, device: str = "dev") -> None:
+    """Every message has the schema, the retention and the QoS that the contract gives its topic."""
+    schemas = {name: Draft202012Validator(schema) for name, schema in events.schemas().items()}
+    for message in list(heard.heard):
+        levels = message.topic.split("/")
+        assert levels[:2] == ["edge", device]
+        if levels[2:] == ["status"]:
+            assert message.payload in {b"online", b"offline"}
+        elif levels[2:] == ["health"]:
+            schemas["health"].validate(message.json)
+        else:
+            schemas["camera_status" if levels[-1] == "status" else levels[-1]].validate(message.json)
+        assert message.qos == 1
+
+
+def test_a_file_is_served_frame_by_frame_and_the_agent_ends_by_itself(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": str(CLIP)})
+    with subscribed(mosquitto.port) as heard:
+        done = edge_agent.run("run", "-c", config)
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: [m.payload for m in heard.on("dev/status")] == [b"online", b"offline"])
+    frames = [m.json for m in heard.on("/detections")]
+    assert [f["frame_id"] for f in frames] == list(range(FRAMES))
+    assert [f["seq"] for f in frames] == list(range(frames[0]["seq"], frames[0]["seq"] + FRAMES))
+    assert len({f["stream"] for f in frames}) == 1
+    assert {(f["width"], f["height"]) for f in frames} == {(1280, 720)}
+    assert not any(m.retain for m in heard.on("/detections"))
+    assert_follows_the_contract(heard)
+    health = heard.on("/health")[-1].json["cameras"]["cam0"]
+    assert (health["frames_captured_total"], health["frames_served_total"], health["state"]) == (FRAMES, FRAMES, "ended")
+    assert health["frames_skipped_total"] == health["frames_dropped_total"] == {}
+    assert heard.on("cam0/status")[-1].json["state"] == "ended"
+    assert "Traceback" not in done.stderr
+
+
+def test_the_published_boxes_are_where_the_people_are(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": str(CLIP), "classes": ["Person"]})
+    with subscribed(mosquitto.port, "edge/dev/camera/cam0/detections") as heard:
+        assert edge_agent.run("run", "-c", config).returncode == 0
+        wait_until(lambda: len(heard.heard) == FRAMES)
+    truth = [frame["boxes"] for frame in json.loads(TRUTH.read_text())["frames"]]
+    right = wrong = 0
+    for message in heard.heard:
+        frame = message.json
+        for found in frame["detections"]:
+            x1, y1, x2, y2 = found["xyxy"]
+            assert 0 <= x1 <= x2 <= 1280
+            assert 0 <= y1 <= y2 <= 720
+            assert found["xyxyn"] == pytest.approx([x1 / 1280, y1 / 720, x2 / 1280, y2 / 720], abs=1e-3)
+            assert found["label"] == "Person"
+            is_right = any(iou(tuple(found["xyxy"]), tuple(box["xyxy"])) >= 0.4 for box in truth[frame["frame_id"]])
+            right, wrong = right + is_right, wrong + (not is_right)
+    assert right > 60
+    assert wrong <= 0.1 * right
+
+
+def test_more_lanes_keep_the_order_of_frames(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": str(CLIP)}, extra="[model]\nlanes = 3\nthreads = 1")
+    with subscribed(mosquitto.port, "edge/dev/camera/cam0/detections") as heard:
+        assert edge_agent.run("run", "-c", config).returncode == 0
+        wait_until(lambda: len(heard.heard) == FRAMES)
+    assert [m.json["frame_id"] for m in heard.heard] == list(range(FRAMES))
+
+
+def test_every_frame_is_accounted_for_when_the_model_is_too_slow(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    cameras = [{"source": "synthetic", "fps": 200, "frames": 400}, {"source": "synthetic", "fps": 100, "frames": 150, "max_fps": 5}]
+    config = write_config(edge_agent.folder, mosquitto.port, *cameras)
+    with subscribed(mosquitto.port) as heard:
+        assert edge_agent.run("run", "-c", config).returncode == 0
+        wait_until(lambda: heard.on("dev/status")[-1:] and heard.on("dev/status")[-1].payload == b"offline")
+    final = heard.on("/health")[-1].json["cameras"]
+    for name, captured in (("cam0", 400), ("cam1", 150)):
+        health = final[name]
+        assert health["frames_captured_total"] == captured
+        lost = sum(health["frames_skipped_total"].values()) + sum(health["frames_dropped_total"].values())
+        assert health["frames_served_total"] + lost + health["frames_in_flight"] == captured
+        assert health["frames_in_flight"] == 0
+        assert health["frames_served_total"] == len(heard.on(f"{name}/detections"))
+    assert final["cam1"]["frames_skipped_total"]["max_fps"] > 100
+
+
+def test_one_dead_camera_takes_nothing_from_the_others(mosquitto: Mosquitto, edge_agent: CommandLine, tmp_path: Path) -> None:
+    cameras = [{"source": f"rtsp://user:hunter2@127.0.0.1:{free_port()}/none"}, {"source": str(short_clip(tmp_path))}]
+    config = write_config(edge_agent.folder, mosquitto.port, *cameras)
+    with subscribed(mosquitto.port) as heard, terminated(edge_agent.start("run", "-c", config)) as agent:
+        wait_until(lambda: len(heard.on("cam1/detections")) == 40)
+        health = wait_until(lambda: [m.json for m in heard.on("/health") if any("cam0" in reason for reason in m.json["reasons"])])[-1]
+        assert health["verdict"] in {"degraded", "failing"}
+        status = wait_until(lambda: [m.json for m in heard.on("cam0/status") if m.json["state"] == "backoff"])[0]
+        assert status["error"]["code"] == "refused"
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(5) == 0
+        _, log = agent.communicate()
+    assert b"hunter2" not in b"".join(m.payload for m in heard.heard)
+    assert "hunter2" not in log
+    assert "rtsp://***@127.0.0.1" in log
+
+
+def test_a_broker_absent_at_start_and_lost_later_costs_nothing_within_the_buffer(tmp_path: Path, edge_agent: CommandLine) -> None:
+    broker = Mosquitto(tmp_path)
+    config = write_config(edge_agent.folder, broker.port, {"source": "synthetic", "fps": 20})
+    try:
+        with terminated(edge_agent.start("run", "-c", config)) as agent:
+            wait_until((edge_agent.folder / "state" / "sequences.json").exists)
+            broker.start()
+            with subscribed(broker.port) as heard:
+                wait_until(lambda: len(heard.on("/detections")) > 20)
+                broker.stop()
+                wait_until(lambda: agent.poll() is not None or not _listening(broker.port))
+                broker.start()
+                before = len(heard.on("/detections"))
+                wait_until(lambda: len(heard.on("/detections")) > before + 20, 40)
+                agent.send_signal(signal.SIGTERM)
+                assert agent.wait(5) == 0
+                wait_until(lambda: heard.on("dev/status")[-1].payload == b"offline")
+    finally:
+        broker.stop()
+    seen = [m.json["seq"] for m in heard.on("/detections")]
+    first = list(dict.fromkeys(seen))
+    # What the subscriber missed while it was itself away is not the agent's loss; what it got is in order.
+    assert first == sorted(first)
+    health = heard.on("/health")[-1].json["delivery"]
+    assert health["events_dropped_total"] == {}
+    assert health["reconnects_total"] >= 1
+
+
+def _listening(port: int) -> bool:
+    return subprocess.run(["bash", "-c", f": >/dev/tcp/127.0.0.1/{port}"], capture_output=True, check=False).returncode == 0
+
+
+def test_a_killed_agent_is_offline_by_its_will_and_its_sequence_never_repeats(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": "synthetic", "fps": 50})
+    seen: list[int] = []
+    streams = set()
+    with subscribed(mosquitto.port) as heard:
+        for _ in range(2):
+            before = len(heard.on("/detections"))
+            with terminated(edge_agent.start("run", "-c", config)) as agent:
+                wait_until(lambda: len(heard.on("/detections")) > before + 10)  # noqa: B023 - called at once
+                agent.kill()
+                agent.wait()
+            wait_until(lambda: heard.on("dev/status")[-1].payload == b"offline")
+    for message in heard.on("/detections"):
+        seen.append(message.json["seq"])
+        streams.add(message.json["stream"])
+    assert len(seen) == len(set(seen))
+    assert seen == sorted(seen)
+    assert len(streams) == 2
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_leaves_within_5_s(mosquitto: Mosquitto, edge_agent: CommandLine, first: signal.Signals) -> None:
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": "synthetic", "fps": 30})
+    with subscribed(mosquitto.port) as heard, terminated(edge_agent.start("run", "-c", config)) as agent:
+        wait_until(lambda: len(heard.on("/detections")) > 5)
+        agent.send_signal(first)
+        assert agent.wait(5) == 0
+        wait_until(lambda: heard.on("dev/status")[-1].payload == b"offline")
+        assert heard.on("cam0/status")[-1].json["state"] == "stopped"
+        assert_follows_the_contract(heard)
+
+
+def test_sigterm_while_nothing_can_be_reached_leaves_within_5_s(edge_agent: CommandLine) -> None:
+    """A camera that accepts and never answers, a broker that is not there."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        camera = {"source": f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x", "open_timeout_s": 60, "read_timeout_s": 60}
+        config = write_config(edge_agent.folder, free_port(), camera)
+        with terminated(edge_agent.start("run", "-c", config)) as agent:
+            silent.settimeout(20)
+            connection, _ = silent.accept()
+            agent.send_signal(signal.SIGTERM)
+            assert agent.wait(5) == 0
+        connection.close()
+
+
+def test_a_file_that_is_no_video_ends_its_camera_and_not_the_others(mosquitto: Mosquitto, edge_agent: CommandLine, tmp_path: Path) -> None:
+    (edge_agent.folder / "text.mp4").write_text("this is no video\n" * 100)
+    only = write_config(edge_agent.folder, mosquitto.port, {"source": "text.mp4"})
+    done = edge_agent.run("run", "-c", only)
+    assert done.returncode == ExitCode.DATAERR
+    assert "is no video that can be read" in done.stderr
+    assert "Traceback" not in done.stderr
+    both = write_config(edge_agent.folder, mosquitto.port, {"source": "text.mp4"}, {"source": str(short_clip(tmp_path))})
+    with subscribed(mosquitto.port) as heard:
+        assert edge_agent.run("run", "-c", both).returncode == 0
+        wait_until(lambda: len(heard.on("cam1/detections")) == 40)
+
+
+def test_two_agents_with_one_identity_on_one_machine(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": "synthetic"})
+    with subscribed(mosquitto.port) as heard, terminated(edge_agent.start("run", "-c", config)) as first:
+        wait_until(lambda: heard.on("/detections"))
+        second = edge_agent.run("run", "-c", config)
+        assert second.returncode == ExitCode.TEMPFAIL
+        assert f"process {first.pid}" in second.stderr
+        assert first.poll() is None
+
+
+def test_the_demo_shows_people_over_its_own_broker(edge_agent: CommandLine) -> None:
+    pytest.importorskip("amqtt")
+    done = edge_agent.run("demo", "--seconds", "5")
+    assert done.returncode == 0, done.stderr
+    assert "Person 0." in done.stdout
+    assert "demo online" in done.stdout
+
+
+def test_the_demo_on_an_external_broker_is_read_by_mosquitto_sub(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    program = needs("mosquitto_sub", "mosquitto-clients")
+    command = [program, "-h", "127.0.0.1", "-p", str(mosquitto.port), "-t", "edge/demo/camera/+/detections", "-C", "40", "-W", "40"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        done = edge_agent.run("demo", "--seconds", "5", "--broker", f"127.0.0.1:{mosquitto.port}")
+        out, _ = reader.communicate(timeout=60)
+    assert done.returncode == 0, done.stderr
+    frames = [json.loads(line) for line in out.splitlines()]
+    assert len(frames) == 40
+    assert any(d["label"] == "Person" for f in frames for d in f["detections"])
+
+
+def test_demo_takes_ones_own_source_and_model(mosquitto: Mosquitto, edge_agent: CommandLine, tmp_path: Path, assets: Path) -> None:
+    clip = short_clip(tmp_path)
+    model = shutil.copy(assets / "models" / "yolox_nano.onnx", tmp_path)
+    broker = f"127.0.0.1:{mosquitto.port}"
+    done = edge_agent.run("demo", "--seconds", "10", "--source", str(clip), "--model", str(model), "--broker", broker, "--json")
+    assert done.returncode == 0, done.stderr
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    frames = [m["payload"] for m in messages if m["topic"].endswith("/detections")]
+    assert len(frames) == 40
+    assert frames[0]["model"]["name"] == "yolox_nano"
+
+
+def test_watch_shows_what_arrives(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": str(CLIP)})
+    with (
+        terminated(edge_agent.start("watch", "-c", config, "--label", "Person")) as text,
+        terminated(edge_agent.start("watch", "--host", "127.0.0.1", "--port", str(mosquitto.port), "--json")) as as_json,
+    ):
+        for watcher in (text, as_json):
+            assert watcher.stderr is not None
+            assert "listening" in watcher.stderr.readline()
+        assert edge_agent.run("run", "-c", config).returncode == 0
+        assert as_json.stdout is not None
+        assert text.stdout is not None
+        topics = []
+        while topics.count("edge/dev/camera/cam0/detections") < FRAMES:
+            topics.append(json.loads(as_json.stdout.readline())["topic"])
+        line = text.stdout.readline()
+        while "Person 0." not in line:
+            line = text.stdout.readline()
+        assert line.startswith("cam0 frame")
+        for watcher in (text, as_json):
+            watcher.send_signal(signal.SIGINT)
+            assert watcher.wait(10) == 0
+
+
+def test_check_probe_tries_everything_and_says_what_failed(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": str(CLIP)})
+    good = edge_agent.run("check", "--probe", "-c", config)
+    assert good.returncode == 0, good.stdout
+    assert good.stdout.count("ok ") == 3
+    config = write_config(edge_agent.folder, free_port(), {"source": "/dev/video99"})
+    bad = edge_agent.run("check", "--probe", "-c", config)
+    assert bad.returncode == ExitCode.UNAVAILABLE
+    assert "failed camera cam0: /dev/video99 does not exist" in bad.stdout
+    assert "failed broker" in bad.stdout
+    assert not (edge_agent.folder / "state").exists()
+
+
+def test_systemd_is_told_ready_status_watchdog_and_stopping(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    import socket
+
+    path = str(edge_agent.folder / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.settimeout(20)
+        config = write_config(edge_agent.folder, mosquitto.port, {"source": "synthetic"})
+        environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "2000000"}
+        with terminated(edge_agent.start("run", "-c", config, env=environment)) as agent:
+            told: list[str] = []
+            while not any("1 of 1 cameras online" in text for text in told):
+                told.append(manager.recv(4096).decode())
+            pets = sum("WATCHDOG=1" in text for text in told)
+            while pets < 3:
+                told.append(manager.recv(4096).decode())
+                pets += "WATCHDOG=1" in told[-1]
+            agent.send_signal(signal.SIGTERM)
+            while not any("STOPPING=1" in text for text in told):
+                told.append(manager.recv(4096).decode())
+            assert agent.wait(5) == 0
+    ready = next(index for index, text in enumerate(told) if "READY=1" in text)
+    assert not any("WATCHDOG=1" in text for text in told[:ready]) or ready <= 1
+
+
+def test_import_is_light() -> None:
+    code = "import sys, edge_agent; print([m for m in ('cv2', 'numpy', 'av', 'onnxruntime', 'paho') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
+    assert done.stdout.strip() == "[]"

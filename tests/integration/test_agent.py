@@ -288,7 +288,7 @@ def test_watch_shows_what_arrives(mosquitto: Mosquitto, edge_agent: CommandLine)
         assert edge_agent.run("run", "-c", config).returncode == 0
         assert as_json.stdout is not None
         assert text.stdout is not None
-        topics = []
+        topics: list[str] = []
         while topics.count("edge/dev/camera/cam0/detections") < FRAMES:
             topics.append(json.loads(as_json.stdout.readline())["topic"])
         line = text.stdout.readline()

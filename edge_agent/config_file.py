@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
@@ -184,12 +184,12 @@ def redact(text: str) -> str:
 
 
 def with_credentials(url: str, username: str, password: str) -> str:
-    """``url`` with a user and password, quoted as RFC 3986 asks."""
-    from urllib.parse import quote
-
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{quote(username, safe='')}:{quote(password, safe='')}@{host}"))
+    """``url`` with a user and password, quoted as RFC 3986 asks, in place of any that it has."""
+    scheme, _, rest = url.partition("://")
+    authority = re.match(r"[^/?#]*", rest)
+    assert authority is not None
+    host = authority[0].rpartition("@")[2]
+    return f"{scheme}://{quote(username, safe='')}:{quote(password, safe='')}@{host}{rest[authority.end() :]}"
 
 
 def key_name(location: Location) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraConfig
+from edge_agent.config_file import redact
 from edge_agent.credentials import mqtt_password, read_secret
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, Problem, StateError
 from edge_agent.host import machine_device_id
@@ -71,7 +72,10 @@ def build_source(config: AgentConfig, camera: CameraConfig) -> Source:
         config.resolve,
         lambda path: read_secret(config.resolve(path), f"camera {camera.id}: password_file"),
     )
-    source: Source = plugins.load("sources", camera.kind).build(context, camera.options)
+    try:
+        source: Source = plugins.load("sources", camera.kind).build(context, camera.options)
+    except ValueError:  # its text may hold the address, and so a password
+        raise ConfigError(f"camera {camera.id}: source = {redact(str(camera.settings.source))!r} is no address that can be read") from None
     return source
 
 

@@ -32,8 +32,12 @@ def claims(source: str | int) -> bool:
     """Paths and http(s) addresses that end like a video file."""
     if not isinstance(source, str):
         return False
-    scheme = urlsplit(source).scheme.lower() if "://" in source else ""
-    path = urlsplit(source).path if scheme else source
+    try:
+        parts = urlsplit(source)
+    except ValueError:  # "http://[": no address
+        return False
+    scheme = parts.scheme.lower() if "://" in source else ""
+    path = parts.path if scheme else source
     return scheme in {"", "file", "http", "https"} and PurePath(path).suffix.lower() in SUFFIXES
 
 

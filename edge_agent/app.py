@@ -67,13 +67,19 @@ class Agent:
         loaded = model_loading.load(config)
         identity = loaded.identity
         info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
-        publisher = Publisher(build_sink(config, self.device), config.settings.spool.max_events, config.settings.spool.max_bytes)
-        wake = threading.Condition()
         health: Health | None = None
 
-        def changed(capture: Capture) -> None:
+        def camera_changed(capture: Capture) -> None:
             if health is not None:
                 health.camera_changed(capture)
+
+        def connection_changed() -> None:
+            if health is not None:
+                health.beat_soon()
+
+        spool = config.settings.spool
+        publisher = Publisher(build_sink(config, self.device), spool.max_events, spool.max_bytes, on_change=connection_changed)
+        wake = threading.Condition()
 
         cameras = [camera for camera in config.cameras if camera.settings.enabled]
         thresholds = {
@@ -81,7 +87,7 @@ class Agent:
             for index, camera in enumerate(config.cameras)
             if camera.settings.enabled
         }
-        self.captures = captures = [Capture(camera, build_source(config, camera), wake, changed) for camera in cameras]
+        self.captures = captures = [Capture(camera, build_source(config, camera), wake, camera_changed) for camera in cameras]
         context = PipelineContext(
             self.device, stream, info, publisher.publish, self._state.reserve, lambda: health is not None and health.clock_synced
         )

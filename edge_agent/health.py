@@ -65,7 +65,7 @@ class Health:
         self._progress: tuple[list[int], float] = ([], self._started)
         self._petted = 0.0
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = self._beat_now = False
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
     def start(self) -> None:
@@ -79,8 +79,9 @@ class Health:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
-    def poke(self) -> None:
-        """Something changed that people should read now (in ``systemctl status``)."""
+    def beat_soon(self) -> None:
+        """Something changed that the next heartbeat should not keep waiting for, such as the way to the broker."""
+        self._beat_now = True
         self._wake.set()
 
     def _run(self) -> None:
@@ -91,7 +92,8 @@ class Health:
                 for capture in self._captures:
                     capture.check_stall(now, _stall_after(capture, now))
                 self._watch(now)
-                if now >= next_beat:
+                if now >= next_beat or self._beat_now:
+                    self._beat_now = False
                     self.beat(now)
                     next_beat = max(next_beat + self._context.interval_s, now)
             except Exception:
@@ -109,6 +111,8 @@ class Health:
         stuck = not moved and now - since > STUCK_AFTER_S and not self._pipeline.finished.is_set()
         if stuck:
             log.error("pipeline makes no progress for=%.0fs", now - since)
+        elif not self._publisher.is_alive:
+            log.error("publisher has ended")
         elif self._notifier.watchdog_s is not None and now - self._petted >= self._notifier.watchdog_s / 4:
             self._notifier.watchdog()
             self._petted = now
@@ -132,7 +136,7 @@ class Health:
     def camera_changed(self, capture: Capture) -> None:
         """A camera's state is another: tell at once. Called from the capture's thread."""
         self._publisher.publish(encode(camera_status(self._context.device, capture, time.monotonic())))
-        self.poke()
+        self._wake.set()  # for ``systemctl status``
 
     def heartbeat(self, now: float) -> HealthEvent:
         """All that is known, as the contract writes it."""

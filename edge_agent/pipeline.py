@@ -101,9 +101,10 @@ class Pipeline:
     def _infer(self, model: Model, job: Job) -> Prediction | None:
         try:
             prediction = model(job.frame.image, self.flows[job.frame.camera].thresholds)
-        except ModelError as error:
+        except Exception as error:  # one frame must not end the service, whatever a library makes of it
             self._errors_in_a_row += 1
-            log.error("frame lost camera=%s frame_id=%d reason=%s", job.frame.camera, job.frame.frame_id, error)
+            unexpected = not isinstance(error, ModelError)
+            log.error("frame lost camera=%s frame_id=%d reason=%s", job.frame.camera, job.frame.frame_id, error, exc_info=unexpected)
             if self._errors_in_a_row >= MAX_ERRORS_IN_A_ROW:
                 raise ModelError(f"{self._errors_in_a_row} frames in a row could not be inferred; the last because {error}") from None
             return None

@@ -91,6 +91,11 @@ class Publisher:
                 log.warning("buffer full, the oldest events are dropped from now on sink=%s", self.sink.name)
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the runner's thread runs."""
+        return self._thread.is_alive()
+
+    @property
     def queued(self) -> tuple[int, int]:
         """Events that wait or are being written, and their bytes."""
         with self._changed:

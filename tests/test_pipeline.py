@@ -1,0 +1,151 @@
+"""The loop with scripted detectors: order over lanes, one bad frame, many bad frames."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from typing_extensions import Self
+
+from edge_agent.capture import Capture
+from edge_agent.detections import Detections
+from edge_agent.errors import EndOfStream, ModelError
+from edge_agent.events import Message, ModelInfo
+from edge_agent.image import BgrImage, Image
+from edge_agent.models.base import Prediction, Thresholds, Timings
+from edge_agent.pipeline import MAX_ERRORS_IN_A_ROW, Pipeline, PipelineContext
+from edge_agent.scheduler import Scheduler
+from edge_agent.sources.base import Reading, Source, StreamInfo
+from tests.conftest import make_config, wait_until
+
+THRESHOLDS = Thresholds(0.4, 0.45, 10)
+
+
+class Numbered(Source):
+    """So many frames, whose first pixel is their number."""
+
+    live = False
+
+    def __init__(self, frames: int) -> None:
+        self._numbers = iter(range(frames))
+
+    def open(self) -> StreamInfo:
+        return StreamInfo(4, 2, None, "none")
+
+    def read(self) -> Reading:
+        number = next(self._numbers, None)
+        if number is None:
+            raise EndOfStream
+        return Reading(BgrImage(np.full((2, 4, 3), number % 256, np.uint8)), 0.0)
+
+    def close(self) -> None:
+        pass
+
+
+class ScriptedModel:
+    """Sees one box whose confidence is the frame's number; fails where it is told to; ``gates`` hold frames back."""
+
+    def __init__(self, failing: dict[int, Exception] | None = None, gates: dict[int, threading.Event] | None = None) -> None:
+        self.failing, self.gates = failing or {}, gates or {}
+
+    def __call__(self, image: Image, _thresholds: Thresholds) -> Prediction:
+        number = int(image.bgr()[0, 0, 0])
+        if number in self.gates:
+            assert self.gates[number].wait(10)
+        if number in self.failing:
+            raise self.failing[number]
+        box = np.array([[1.5, 0, 4, 2]], np.float32)
+        found = Detections(box, np.array([number / 256], np.float32), np.array([1], np.int32), ("a", "b"))
+        return Prediction(found, Timings(1.0, 2.0, 3.0))
+
+
+class Line:
+    """A pipeline over one scripted camera."""
+
+    def __init__(self, frames: int, *lanes: ScriptedModel) -> None:
+        self.messages: list[Message] = []
+        wake = threading.Condition()
+        config = make_config({"cameras": [{"id": "c", "source": "x.mp4"}]})
+        self.capture = Capture(config.cameras[0], Numbered(frames), wake)
+        blocks = iter(range(0, 10_000, 7))
+        context = PipelineContext(
+            "dev",
+            "s",
+            ModelInfo("m", "h", "int8", "r"),
+            self.messages.append,
+            lambda _: range(first := next(blocks), first + 7),
+            lambda: True,
+        )
+        self.pipeline = Pipeline(context, Scheduler([self.capture], wake), lanes, {"c": THRESHOLDS})  # type: ignore[arg-type]
+
+    def __enter__(self) -> Self:
+        self.pipeline.start()
+        self.capture.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.capture.stop()
+        assert self.pipeline.stop(5)
+
+    @property
+    def events(self) -> list[dict[str, object]]:
+        return [json.loads(m.payload) for m in self.messages]
+
+
+def test_events_carry_what_was_seen_and_when() -> None:
+    with Line(3, ScriptedModel()) as line:
+        assert line.pipeline.finished.wait(10)
+    event = line.events[2]
+    assert event["frame_id"] == 2
+    assert event["detections"] == [
+        {"class_id": 1, "label": "b", "confidence": 0.0078, "xyxy": [1.5, 0.0, 4.0, 2.0], "xyxyn": [0.375, 0.0, 1.0, 1.0]}
+    ]
+    latency = event["latency_ms"]
+    assert isinstance(latency, dict)
+    assert (latency["preprocess"], latency["infer"], latency["postprocess"]) == (1.0, 2.0, 3.0)
+
+
+def test_sequence_numbers_go_on_over_reserved_blocks() -> None:
+    with Line(30, ScriptedModel()) as line:
+        assert line.pipeline.finished.wait(10)
+    assert [e["seq"] for e in line.events] == list(range(30))
+
+
+def test_lanes_that_finish_out_of_order_publish_in_order() -> None:
+    gates = {0: threading.Event()}
+    with Line(20, ScriptedModel(gates=gates), ScriptedModel(gates=gates)) as line:
+        wait_until(lambda: line.pipeline.flows["c"].waiting)
+        assert line.messages == []
+        gates[0].set()
+        assert line.pipeline.finished.wait(10)
+        wait_until(lambda: len(line.messages) == 20)
+    assert [e["frame_id"] for e in line.events] == list(range(20))
+
+
+@pytest.mark.parametrize("error", [ModelError("cannot"), RuntimeError("a library's own"), ValueError("odd")])
+def test_one_bad_frame_is_counted_and_the_others_go_on(error: Exception) -> None:
+    with Line(20, ScriptedModel({5: error, 9: error})) as line:
+        assert line.pipeline.finished.wait(10)
+    assert [e["frame_id"] for e in line.events] == [n for n in range(20) if n not in {5, 9}]
+    assert [e["seq"] for e in line.events] == list(range(18))
+    counts = line.capture.snapshot()
+    assert (counts.captured, counts.served, counts.dropped["model_error"], counts.in_flight) == (20, 18, 2, 0)
+    assert line.pipeline.failure is None
+
+
+def test_a_model_that_fails_on_every_frame_ends_the_pipeline_with_the_reason() -> None:
+    failing: dict[int, Exception] = {n: ModelError("broken for good") for n in range(100)}
+    with Line(100, ScriptedModel(failing)) as line:
+        assert line.pipeline.finished.wait(10)
+    assert isinstance(line.pipeline.failure, ModelError)
+    assert f"{MAX_ERRORS_IN_A_ROW} frames in a row" in str(line.pipeline.failure)
+    assert "broken for good" in str(line.pipeline.failure)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level("CRITICAL"):
+        yield

@@ -41,13 +41,13 @@ class Scheduler:
         self._now = 0.0
 
     def take(self, timeout_s: float = POLL_S) -> Job | None:
-        """The next frame to infer; None if none became ready in time."""
+        """The next frame to infer; None if none became ready in time, or none ever will."""
         deadline = self._clock() + timeout_s
         with self._wake:
             while True:
                 now = self._clock()
                 job = self._pick(now)
-                if job or now >= deadline:
+                if job or now >= deadline or self._all_ended():
                     return job
                 self._wake.wait(max(0.0, min(self._next_due(now), deadline) - now))
 
@@ -72,4 +72,7 @@ class Scheduler:
     def finished(self) -> bool:
         """Every camera has ended and no frame waits."""
         with self._wake:
-            return all(capture.ended for capture in self._captures)
+            return self._all_ended()
+
+    def _all_ended(self) -> bool:
+        return all(capture.ended for capture in self._captures)

@@ -7,6 +7,7 @@ and only if a sink asks for it.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -70,7 +71,10 @@ class JpegImage(Image):
         import cv2
 
         flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-        pixels = cv2.imdecode(self._data, flags[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+        # OpenCV refuses no data at all, and sizes out of all reason, by an error of its own.
+        pixels = None
+        with contextlib.suppress(cv2.error):
+            pixels = cv2.imdecode(self._data, flags[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is None:
             raise ValueError("the camera sent a JPEG that cannot be decoded")
         return pixels  # type: ignore[return-value]
@@ -98,12 +102,13 @@ class YuyvImage(Image):
     def resized(self, width: int, height: int, order: Order) -> Pixels:
         import cv2
 
-        # Resizing the macropixels (Y0 U Y1 V as four channels, half as wide) keeps chroma and luma together.
-        macro = self._data.reshape(self.height, self.width // 2, 4)
-        small = cv2.resize(macro, ((width + 1) // 2, height), interpolation=cv2.INTER_LINEAR)
-        code = cv2.COLOR_YUV2BGR_YUYV if order == "BGR" else cv2.COLOR_YUV2RGB_YUYV
-        pixels = cv2.cvtColor(small.reshape(height, -1, 2), code)
-        return pixels if pixels.shape[1] == width else pixels[:, :width]  # type: ignore[return-value]
+        # Chroma from the macropixels (Y0 U Y1 V as four channels, half as wide); luma at its own full resolution.
+        even_width = width + width % 2
+        macro = cv2.resize(self._data.reshape(self.height, self.width // 2, 4), (even_width // 2, height), interpolation=cv2.INTER_LINEAR)
+        packed = macro.reshape(height, even_width, 2)
+        packed[:, :width, 0] = cv2.resize(self._data, (width, height), interpolation=cv2.INTER_LINEAR)[:, :, 0]
+        pixels = cv2.cvtColor(packed, cv2.COLOR_YUV2BGR_YUYV if order == "BGR" else cv2.COLOR_YUV2RGB_YUYV)
+        return _cropped(pixels, width, height)  # type: ignore[arg-type]
 
     def bgr(self) -> Pixels:
         import cv2
@@ -128,11 +133,13 @@ class PlanarImage(Image):
     def resized(self, width: int, height: int, order: Order) -> Pixels:
         import cv2
 
-        # The 4:2:0 conversion needs even sizes; an odd one is made one pixel larger and brought down afterwards.
+        # The 4:2:0 conversion needs even sizes. An odd one gets a row or column too many, which is cut off afterwards:
+        # luma sampled for the size asked for, not for the next even one, is what makes the result exact.
         even_width, even_height = width + width % 2, height + height % 2
         half = (even_width // 2, even_height // 2)
-        planes = np.empty((even_height * 3 // 2, even_width), np.uint8)
-        cv2.resize(self._y, (even_width, even_height), dst=planes[:even_height], interpolation=cv2.INTER_LINEAR)
+        planes = np.zeros((even_height * 3 // 2, even_width), np.uint8)
+        luma = cv2.resize(self._y, (width, height), interpolation=cv2.INTER_LINEAR)
+        planes[:height, :width] = luma
         rest = planes[even_height:].reshape(-1)
         if len(self._chroma) == 1:
             cv2.resize(self._chroma[0], half, dst=rest.reshape(half[1], half[0], 2), interpolation=cv2.INTER_LINEAR)
@@ -141,12 +148,13 @@ class PlanarImage(Image):
             for plane, target in zip(self._chroma, np.split(rest, 2), strict=True):
                 cv2.resize(plane, half, dst=target.reshape(half[1], half[0]), interpolation=cv2.INTER_LINEAR)
             code = cv2.COLOR_YUV2BGR_I420 if order == "BGR" else cv2.COLOR_YUV2RGB_I420
-        pixels = cv2.cvtColor(planes, code)
-        if (even_width, even_height) != (width, height):
-            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
-        return pixels  # type: ignore[return-value]
+        return _cropped(cv2.cvtColor(planes, code), width, height)  # type: ignore[arg-type]
 
     def bgr(self) -> Pixels:
         if self._bgr is None:
             self._bgr = self.resized(self.width, self.height, "BGR")
         return self._bgr
+
+
+def _cropped(pixels: Pixels, width: int, height: int) -> Pixels:
+    return pixels if pixels.shape[:2] == (height, width) else np.ascontiguousarray(pixels[:height, :width])

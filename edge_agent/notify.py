@@ -56,6 +56,12 @@ class Notifier:
         """A reload began; ``ready`` ends it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
+    def close(self) -> None:
+        """Let go of the socket; nothing is sent any more."""
+        if self._notifier is not None:
+            self._notifier.socket.close()
+            self._notifier = None
+
     def _send(self, text: str) -> None:
         if self._notifier is None:
             return

@@ -23,7 +23,7 @@ def read_secret(path: Path, key: str) -> str:
         raise ConfigError(f"{key}: {path} is not UTF-8 text") from None
     except OSError as error:
         raise ConfigError(f"{key}: {path} cannot be read: {error.strerror}") from None
-    secret = text.splitlines()[0] if text else ""
+    secret = text.partition("\n")[0].removesuffix("\r")
     if not secret:
         raise ConfigError(f"{key}: {path} holds nothing on its first line")
     return secret

@@ -93,7 +93,7 @@ def render(topic: str, payload: bytes, options: WatchOptions) -> str | None:
     kind = levels[-1]
     try:
         content: Any = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = payload.decode("utf-8", "replace")
     if options.as_json:
         return json.dumps({"topic": topic, "payload": content}, ensure_ascii=False)

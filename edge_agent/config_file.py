@@ -291,6 +291,22 @@ def _holds(variable: str, rest: Location) -> bool:
     return True
 
 
+def placed(path: Path | None, problems: Sequence[Problem]) -> list[Problem]:
+    """Problems found after loading, which have a key only, with the file and line, or the variable, that it stands in."""
+    text = ""
+    if path is not None:
+        with contextlib.suppress(ConfigError):
+            text = read(path)
+    report = _Report(path, text, os.environ if path else {}, [])
+    for problem in problems:
+        if problem.where or not problem.key:
+            report.problems.append(problem)
+        else:
+            parts: list[str] = re.findall(r"\w+", problem.key)
+            report.add(tuple(int(part) if part.isdecimal() else part for part in parts), problem.message)
+    return report.problems
+
+
 def _reason(entry: Mapping[str, Any]) -> str:
     message = str(entry["msg"])
     message = re.sub(r"^Value error, ", "", message)

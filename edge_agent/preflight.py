@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraConfig
-from edge_agent.config_file import redact
+from edge_agent.config_file import placed, redact
 from edge_agent.credentials import mqtt_password, read_secret
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, Problem, StateError
 from edge_agent.host import machine_device_id
@@ -24,80 +26,105 @@ from edge_agent.sinks.mqtt import MqttContext, MqttSink, tls_context
 from edge_agent.sources.base import Source, SourceContext
 from edge_agent.state import State, default_directory
 
+_KEY = re.compile(r"((?:device|model|mqtt|cameras\[\d+\])\.[a-z_.]+): ")
+
 
 def check_files(config: AgentConfig) -> None:
     """Everything wrong with the files that the configuration names. Raises ConfigError; opens no device or connection."""
-    steps: list[Callable[[], object]] = [
-        lambda: state_for(config),
-        lambda: model_loading.check_file(model_loading.model_path(config)),
-        lambda: build_sink(config, "check"),
-        *(lambda camera=camera, index=index: _check_source(config, camera, index) for index, camera in enumerate(config.cameras)),
+    steps: list[tuple[str, Callable[[], object]]] = [
+        ("device.state_dir", lambda: state_for(config)),
+        ("model.path", lambda: model_loading.check_file(model_loading.model_path(config))),
+        ("mqtt.password_file", lambda: _password(config)),
+        ("mqtt.tls", lambda: _tls(config)),
     ]
     labels = config.settings.model.labels
     if isinstance(labels, str):
-        steps.insert(2, lambda: model_loading.read_labels(config.resolve(labels)))
+        steps.insert(2, ("model.labels", lambda: model_loading.read_labels(config.resolve(labels))))
+    for index, camera in enumerate(config.cameras):
+        if camera.settings.enabled:
+            steps.append((f"cameras[{index}].source", partial(_check_source, config, camera)))
     problems: list[Problem] = []
-    for step in steps:
+    for key, step in steps:
         try:
             step()
         except ConfigError as error:
-            problems += error.problems
+            problems += (problem if problem.key else Problem(problem.message, key=key) for problem in map(_keyed, error.problems))
         except StateError as error:
-            problems.append(Problem(str(error), key="device.state_dir"))
+            problems.append(Problem(str(error), key=key))
     if problems:
-        raise ConfigError(*(Problem(p.message, p.where or str(config.path or ""), p.line, p.key) for p in problems))
+        raise ConfigError(*placed(config.path, problems))
 
 
-def _check_source(config: AgentConfig, camera: CameraConfig, index: int) -> None:
-    source = build_source(config, camera)
-    del source
+def _keyed(problem: Problem) -> Problem:
+    """A problem whose text begins with its key, as those of the plugins do, with the key apart."""
+    found = _KEY.match(problem.message)
+    return problem if problem.key or found is None else Problem(problem.message[found.end() :], key=found[1])
+
+
+def _check_source(config: AgentConfig, camera: CameraConfig) -> None:
+    build_source(config, camera)
     if camera.kind in {"file", "images"} and "://" not in str(camera.settings.source):
         path = config.resolve(str(camera.settings.source))
-        key = f"cameras[{index}].source"
         try:
             is_folder = stat.S_ISDIR(path.stat().st_mode)
         except FileNotFoundError:
-            raise ConfigError(Problem(f"{path} does not exist", key=key)) from None
+            raise ConfigError(f"{path} does not exist") from None
         except OSError as error:
-            raise ConfigError(Problem(f"{path} cannot be read: {error.strerror}", key=key)) from None
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
         if camera.kind == "file" and is_folder:
-            raise ConfigError(Problem(f'{path} is a folder; for a folder of pictures set kind = "images"', key=key))
+            raise ConfigError(f'{path} is a folder; for a folder of pictures set kind = "images"')
 
 
 def build_source(config: AgentConfig, camera: CameraConfig) -> Source:
     """A camera's source, not yet opened. Raises ConfigError."""
+    key = f"cameras[{config.cameras.index(camera)}]"
     context = SourceContext(
         camera.id,
         camera.settings.source,
         config.resolve,
-        lambda path: read_secret(config.resolve(path), f"camera {camera.id}: password_file"),
+        lambda path: read_secret(config.resolve(path), f"{key}.password_file"),
     )
     try:
         source: Source = plugins.load("sources", camera.kind).build(context, camera.options)
     except ValueError:  # its text may hold the address, and so a password
-        raise ConfigError(f"camera {camera.id}: source = {redact(str(camera.settings.source))!r} is no address that can be read") from None
+        raise ConfigError(f"{key}.source: {redact(str(camera.settings.source))!r} is no address that can be read") from None
     return source
 
 
 def build_sink(config: AgentConfig, device: str, client_id: str | None = None) -> MqttSink:
     """The way to the broker, not yet connected. Raises ConfigError for secrets and certificates that cannot be read."""
     mqtt = config.settings.mqtt
+    return MqttSink(MqttContext(device, client_id or mqtt.client_id or device, _password(config), _tls(config)), mqtt)
+
+
+def _password(config: AgentConfig) -> str | None:
+    mqtt = config.settings.mqtt
     password = mqtt_password(mqtt, config.resolve(mqtt.password_file) if mqtt.password_file else None)
     if password is not None and mqtt.username is None:
         raise ConfigError("mqtt.username: is required where there is a password")
-    context = None
-    if mqtt.tls is not None:
-        files = [None if f is None else str(config.resolve(f)) for f in (mqtt.tls.ca_file, mqtt.tls.cert_file, mqtt.tls.key_file)]
-        for key, file in zip(("ca_file", "cert_file", "key_file"), files, strict=True):
-            if file is not None and not os.access(file, os.R_OK):
-                raise ConfigError(f"mqtt.tls.{key}: {file} is not a file that can be read")
-        if mqtt.tls.key_file is not None and mqtt.tls.cert_file is None:
-            raise ConfigError("mqtt.tls.cert_file: is required where there is a key_file")
-        try:
-            context = tls_context(*files, verify=mqtt.tls.verify)
-        except (ssl.SSLError, OSError) as error:
-            raise ConfigError(f"mqtt.tls: its files cannot be used: {getattr(error, 'reason', None) or error}") from None
-    return MqttSink(MqttContext(device, client_id or mqtt.client_id or device, password, context), mqtt)
+    return password
+
+
+def _tls(config: AgentConfig) -> ssl.SSLContext | None:
+    tls = config.settings.mqtt.tls
+    if tls is None:
+        return None
+    if tls.key_file is not None and tls.cert_file is None:
+        raise ConfigError("mqtt.tls.cert_file: is required where there is a key_file")
+    ca_file, cert_file, key_file = (None if f is None else str(config.resolve(f)) for f in (tls.ca_file, tls.cert_file, tls.key_file))
+    for key, file in (("ca_file", ca_file), ("cert_file", cert_file), ("key_file", key_file)):
+        if file is not None and not os.access(file, os.R_OK):
+            raise ConfigError(f"mqtt.tls.{key}: {file} is not a file that can be read")
+    key, shown, expected = "ca_file", ca_file, "a PEM file of certificates"
+    try:
+        tls_context(ca_file, None, None, verify=tls.verify)
+        key, shown = "cert_file", f"{cert_file} with {key_file}" if key_file else cert_file
+        expected = "a PEM certificate with its own private key, which has no passphrase"
+        return tls_context(ca_file, cert_file, key_file, verify=tls.verify)
+    except ssl.SSLError:  # its text says less
+        raise ConfigError(f"mqtt.tls.{key}: {shown} is not {expected}") from None
+    except OSError as error:
+        raise ConfigError(f"mqtt.tls.{key}: {shown} cannot be read: {error.strerror}") from None
 
 
 def state_for(config: AgentConfig) -> State:
@@ -143,7 +170,8 @@ def _probe_model(config: AgentConfig) -> str:
     loaded = model_loading.load(config)
     model = loaded.lanes[0]
     for index, camera in enumerate(config.cameras):
-        model_loading.thresholds_for(camera.settings, config.settings.model, model.labels, index)
+        if camera.settings.enabled:
+            model_loading.thresholds_for(camera.settings, config.settings.model, model.labels, index)
     width, height = model.input_size
     identity = loaded.identity
     return f"{identity.family}, {width}x{height}, {len(model.labels)} classes, {identity.precision}, {identity.runtime}"

@@ -247,7 +247,7 @@ def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if cert_file is not None:
-        context.load_cert_chain(cert_file, key_file)
+        context.load_cert_chain(cert_file, key_file, password="")  # else OpenSSL asks the terminal, and waits
     return context
 
 

@@ -1,0 +1,273 @@
+"""What is tried before anything starts: every file at once, each with the place that names it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edge_agent import config_file, plugins, preflight
+from edge_agent.config import AgentConfig
+from edge_agent.errors import ConfigError, ExitCode, Problem
+from edge_agent.host import machine_device_id
+from tests.conftest import MODEL, Mosquitto, free_port, needs
+
+CAMERA = '[[cameras]]\nid = "front"\nsource = "synthetic"\n'
+
+
+@dataclass
+class Site:
+    """A folder with an agent.toml."""
+
+    folder: Path
+
+    def config(self, text: str, environ: Mapping[str, str] | None = None) -> AgentConfig:
+        (self.folder / "agent.toml").write_text(text)
+        return config_file.load(self.folder / "agent.toml", plugins.PluginKinds(), environ or {})
+
+    def problems(self, text: str) -> list[Problem]:
+        with pytest.raises(ConfigError) as caught:
+            preflight.check_files(self.config(text))
+        assert {problem.where for problem in caught.value.problems} == {str(self.folder / "agent.toml")}
+        return caught.value.problems
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with cert.pem, its key.pem, and the same key with a passphrase."""
+    folder = tmp_path_factory.mktemp("certificate")
+    program = needs("openssl", "openssl")
+    for arguments in (
+        "req -x509 -newkey rsa:2048 -keyout locked.pem -out cert.pem -days 1 -subj /CN=test -passout pass:Sesame",
+        "rsa -in locked.pem -out key.pem -passin pass:Sesame",
+    ):
+        subprocess.run([program, *arguments.split()], cwd=folder, check=True, capture_output=True, timeout=60)
+    return folder
+
+
+def test_what_is_there_is_accepted(site: Site, certificate: Path) -> None:
+    (site.folder / "pictures").mkdir()
+    (site.folder / "clip.mp4").write_bytes(b"")
+    (site.folder / "password").write_text("Sesame\n")
+    shutil.copy(MODEL, site.folder / "model.tflite")
+    (site.folder / "labels.txt").write_text("person\ncar\n")
+    for file in certificate.iterdir():
+        shutil.copy(file, site.folder)
+    text = """
+        [model]
+        path = "model.tflite"
+        labels = "labels.txt"
+        [mqtt]
+        username = "edge"
+        password_file = "password"
+        tls = { ca_file = "cert.pem", cert_file = "cert.pem", key_file = "key.pem" }
+        [[cameras]]
+        id = "a"
+        source = "pictures/"
+        [[cameras]]
+        id = "b"
+        source = "clip.mp4"
+        [[cameras]]
+        id = "c"
+        source = "rtsp://192.0.2.1/stream"
+        username = "viewer"
+        password_file = "password"
+    """
+    config = site.config(text)
+    preflight.check_files(config)
+    sink = preflight.build_sink(config, "dev")
+    assert (sink.port, sink.context.password, sink.context.client_id) == (8883, "Sesame", "dev")
+    assert sink.context.tls is not None
+    assert sink.context.tls.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_every_file_is_looked_at_and_each_problem_has_its_line_and_key(site: Site) -> None:
+    text = """\
+[device]
+state_dir = "~nobody-of-this-name/state"
+[model]
+path = "none.onnx"
+labels = "none.txt"
+[mqtt]
+password_file = "none"
+tls.ca_file = "none.pem"
+[[cameras]]
+id = "a"
+source = "none.mp4"
+[[cameras]]
+id = "b"
+source = "rtsp://cam/1"
+username = "u"
+password_file = "none"
+[[cameras]]
+id = "c"
+source = "~nobody-of-this-name/"
+"""
+    found = {problem.key: problem for problem in site.problems(text)}
+    assert {key: problem.line for key, problem in found.items()} == {
+        "device.state_dir": 2,
+        "model.path": 4,
+        "model.labels": 5,
+        "mqtt.password_file": 7,
+        "mqtt.tls.ca_file": 8,
+        "cameras[0].source": 11,
+        "cameras[1].password_file": 16,
+        "cameras[2].source": 19,
+    }
+    assert found["model.path"].message == f"{site.folder}/none.onnx does not exist"
+    assert found["cameras[0].source"].message == f"{site.folder}/none.mp4 does not exist"
+    assert all("\n" not in str(problem) for problem in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.tflite", b"just text, no model", "is no tflite model: it does not begin like one"),
+        ("m.onnx", b"just text, no model", "is no onnx model: it does not begin like one"),
+        ("m.tflite", b"", "is no tflite model: it is empty"),
+        ("m.onnx", b"", "is no onnx model: it is empty"),
+        ("m.tflite", None, "is a folder, not a model file"),
+        ("x" * 300 + ".tflite", b"", "cannot be read: File name too long"),
+    ],
+)
+def test_a_model_that_is_none(site: Site, name: str, content: bytes | None, message: str) -> None:
+    if content is None:
+        (site.folder / name).mkdir()
+    elif len(name) < 256:
+        (site.folder / name).write_bytes(content)
+    (found,) = site.problems(CAMERA + f'[model]\npath = "{name}"\n')
+    assert (found.key, found.line) == ("model.path", 5)
+    assert message in found.message
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ('"none.mp4"', "none.mp4 does not exist"),
+        ('"none/"', "none does not exist"),
+        ('"clips.mp4"', 'is a folder; for a folder of pictures set kind = "images"'),
+        (f'"{"x" * 300}.mp4"', "cannot be read: File name too long"),
+        ('"file.txt/clip.mp4"', "cannot be read: Not a directory"),
+        ('"a\\u0000.mp4"', "holds a NUL"),
+    ],
+)
+def test_a_source_that_cannot_be_right(site: Site, source: str, message: str) -> None:
+    (site.folder / "clips.mp4").mkdir()
+    (site.folder / "file.txt").write_text("")
+    text = f'[[cameras]]\nid = "front"\nsource = {source}\n'
+    (found,) = site.problems(text)
+    assert (found.key, found.line) == ("cameras[0].source", 3)
+    assert message in found.message
+
+
+def test_a_disabled_camera_may_name_what_is_not_there(site: Site) -> None:
+    preflight.check_files(site.config(CAMERA + '[[cameras]]\nid = "later"\nsource = "none.mp4"\nenabled = false\n'))
+
+
+def test_a_password_needs_a_username(site: Site) -> None:
+    (found,) = site.problems(CAMERA + '[mqtt]\npassword = "Sesame"\n')
+    assert (found.key, found.line) == ("mqtt.username", 4)
+    assert "Sesame" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "message"),
+    [
+        ({"ca_file": "none.pem"}, "ca_file", "is not a file that can be read"),
+        ({"ca_file": "garbage.pem"}, "ca_file", "is not a PEM file of certificates"),
+        ({"ca_file": "."}, "ca_file", "cannot be"),
+        ({"cert_file": "garbage.pem"}, "cert_file", "is not a PEM certificate with its own private key"),
+        ({"cert_file": "cert.pem"}, "cert_file", "is not a PEM certificate with its own private key"),
+        ({"cert_file": "cert.pem", "key_file": "garbage.pem"}, "cert_file", "cert.pem with"),
+        ({"cert_file": "cert.pem", "key_file": "locked.pem"}, "cert_file", "which has no passphrase"),
+        ({"cert_file": "cert.pem", "key_file": "none.pem"}, "key_file", "is not a file that can be read"),
+        ({"key_file": "key.pem"}, "cert_file", "is required where there is a key_file"),
+    ],
+)
+def test_tls_files_that_cannot_be_used(site: Site, certificate: Path, keys: dict[str, str], key: str, message: str) -> None:
+    (site.folder / "garbage.pem").write_text("-----BEGIN CERTIFICATE-----\ngarbage\n")
+    for file in certificate.iterdir():
+        shutil.copy(file, site.folder)
+    table = "\n".join(f'{name} = "{value}"' for name, value in keys.items())
+    found = site.problems(CAMERA + f"[mqtt.tls]\n{table}\n")
+    assert [problem.key for problem in found] == [f"mqtt.tls.{key}"]
+    assert message in found[0].message
+    assert "Sesame" not in str(found[0])
+
+
+def test_a_problem_of_a_variable_names_the_variable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_AGENT_MODEL__PATH", "none.onnx")
+    config = site.config(CAMERA, {"EDGE_AGENT_MODEL__PATH": "none.onnx"})
+    with pytest.raises(ConfigError, match=r"environment variable EDGE_AGENT_MODEL__PATH: model\.path: "):
+        preflight.check_files(config)
+
+
+def test_the_device_id_is_the_configured_one_else_the_machines_else_one_that_is_kept(site: Site) -> None:
+    config = site.config(CAMERA + '[device]\nid = "box-1"\nstate_dir = "state"\n')
+    assert preflight.device_id(config, preflight.state_for(config)) == "box-1"
+    state = preflight.state_for(config)
+    assert state.directory == site.folder / "state"
+    assert not state.directory.exists()
+    state.open()
+    try:
+        named = preflight.device_id(site.config(CAMERA), state)
+        assert named == (machine_device_id() or state.device_id())
+    finally:
+        state.close()
+
+
+# --------------------------------------------------------------------------------------------------------------- probe
+
+
+@pytest.mark.tflite
+def test_a_probe_tries_the_model_each_enabled_camera_and_the_broker(site: Site, mosquitto: Mosquitto) -> None:
+    text = (
+        CAMERA.replace("front", "pattern")
+        + f'[[cameras]]\nid = "lost"\nsource = "rtsp://127.0.0.1:{free_port()}/x"\n[[cameras]]\nid = "off"\nsource = 7\nenabled = false\n'
+        + f'[mqtt]\nhost = "127.0.0.1"\nport = {mosquitto.port}\n'
+    )
+    results = {result.what: result for result in preflight.probe(site.config(text))}
+    assert list(results) == ["model", "camera pattern", "camera lost", "broker"]
+    assert {what: result.exit_code for what, result in results.items()} == {
+        "model": ExitCode.OK,
+        "camera pattern": ExitCode.OK,
+        "camera lost": ExitCode.UNAVAILABLE,
+        "broker": ExitCode.OK,
+    }
+    assert "23 classes, int8" in results["model"].text
+    assert results["camera pattern"].text.startswith("640x480, none (synthetic), first frame after ")
+
+
+@pytest.mark.tflite
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[model]\nclasses = ["Persn"]\n', "model.classes: 'Persn' is no class of this model; did you mean 'Person'?"),
+        ("[model]\nclasses = [23]\n", "there is no class 23; the model has 0 to 22"),
+        ('[model]\nfamily = "none"\n', "'none' is not a kind of model"),
+    ],
+)
+def test_a_probe_that_finds_the_configuration_wrong_says_78_and_not_69(site: Site, text: str, message: str) -> None:
+    result = next(iter(preflight.probe(site.config(CAMERA + text))))
+    assert (result.ok, result.exit_code) == (False, ExitCode.CONFIG)
+    assert message in result.text
+
+
+def test_a_probe_of_a_broker_that_takes_connections_and_says_nothing_ends(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        config = site.config(CAMERA + f'enabled = true\n[mqtt]\nhost = "127.0.0.1"\nport = {port}\nconnect_timeout_s = 0.2\n')
+        result = preflight._tried("broker", lambda: preflight._probe_broker(config))
+    assert (result.ok, result.exit_code) == (False, ExitCode.UNAVAILABLE)
+    assert "did not answer" in result.text

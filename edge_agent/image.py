@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from typing import Literal
+from functools import cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +48,7 @@ class BgrImage(Image):
     def resized(self, width: int, height: int, order: Order) -> Pixels:
         import cv2
 
-        pixels = self._pixels
-        if (width, height) != (self.width, self.height):
-            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+        pixels = _resized(self._pixels, width, height)
         return pixels if order == "BGR" else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
     def bgr(self) -> Pixels:
@@ -91,64 +90,56 @@ class JpegImage(Image):
         return self._bgr
 
 
+class Colours(NamedTuple):
+    """What Y'CbCr values mean. The defaults are those of webcams, and of video that does not say otherwise."""
+
+    full_range: bool = False
+    """Y from 0 to 255 (JPEG, many IP cameras), else from 16 to 235."""
+    hd: bool = False
+    """Coefficients of BT.709, else of BT.601."""
+
+
+USUAL_COLOURS = Colours()
+
+
+@cache
+def _matrix(colours: Colours, order: Order) -> NDArray[np.float32]:
+    """From Y, Cb, Cr to three colours, as ``cv2.transform`` wants it: [3, 4]. After ITU-R BT.601-7 and BT.709-6, section 3."""
+    red, blue = (0.2126, 0.0722) if colours.hd else (0.299, 0.114)
+    green = 1 - red - blue
+    luma, chroma, black = (1.0, 1.0, 0) if colours.full_range else (255 / 219, 255 / 224, 16)
+    cb, cr = 2 * (1 - blue) * chroma, 2 * (1 - red) * chroma
+    rows = [[luma, cb, 0.0], [luma, -cb * blue / green, -cr * red / green], [luma, 0.0, cr]]
+    weights = np.array(rows if order == "BGR" else rows[::-1])
+    offset = weights @ np.array([-black, -128, -128])
+    return np.hstack([weights, offset[:, None]]).astype(np.float32)
+
+
+def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
+    import cv2
+
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+
+
 class YuyvImage(Image):
     """Packed 4:2:2 from a webcam: ``data`` is uint8 [height, width, 2], Y0 U Y1 V."""
 
-    def __init__(self, data: Pixels) -> None:
+    def __init__(self, data: Pixels, colours: Colours = USUAL_COLOURS) -> None:
         self.height, self.width = data.shape[:2]
-        self._data = data
+        self._data, self._colours = data, colours
         self._bgr: Pixels | None = None
 
     def resized(self, width: int, height: int, order: Order) -> Pixels:
         import cv2
 
-        # Chroma from the macropixels (Y0 U Y1 V as four channels, half as wide); luma at its own full resolution.
-        even_width = width + width % 2
-        macro = cv2.resize(self._data.reshape(self.height, self.width // 2, 4), (even_width // 2, height), interpolation=cv2.INTER_LINEAR)
-        packed = macro.reshape(height, even_width, 2)
-        packed[:, :width, 0] = cv2.resize(self._data, (width, height), interpolation=cv2.INTER_LINEAR)[:, :, 0]
-        pixels = cv2.cvtColor(packed, cv2.COLOR_YUV2BGR_YUYV if order == "BGR" else cv2.COLOR_YUV2RGB_YUYV)
-        return _cropped(pixels, width, height)  # type: ignore[arg-type]
-
-    def bgr(self) -> Pixels:
-        import cv2
-
-        if self._bgr is None:
-            self._bgr = cv2.cvtColor(self._data, cv2.COLOR_YUV2BGR_YUYV)  # type: ignore[assignment]
-        assert self._bgr is not None
-        return self._bgr
-
-
-class PlanarImage(Image):
-    """Limited-range 4:2:0 planes as video decoders make them: Y [h, w], and U and V [h/2, w/2], or interleaved UV [h/2, w/2, 2].
-
-    ``owner`` keeps the memory behind the planes alive. Converted with BT.601 coefficients, as OpenCV does.
-    """
-
-    def __init__(self, y: Pixels, chroma: tuple[Pixels, ...], owner: object = None) -> None:
-        self.height, self.width = y.shape[:2]
-        self._y, self._chroma, self._owner = y, chroma, owner
-        self._bgr: Pixels | None = None
-
-    def resized(self, width: int, height: int, order: Order) -> Pixels:
-        import cv2
-
-        # The 4:2:0 conversion needs even sizes. An odd one gets a row or column too many, which is cut off afterwards:
-        # luma sampled for the size asked for, not for the next even one, is what makes the result exact.
-        even_width, even_height = width + width % 2, height + height % 2
-        half = (even_width // 2, even_height // 2)
-        planes = np.zeros((even_height * 3 // 2, even_width), np.uint8)
-        luma = cv2.resize(self._y, (width, height), interpolation=cv2.INTER_LINEAR)
-        planes[:height, :width] = luma
-        rest = planes[even_height:].reshape(-1)
-        if len(self._chroma) == 1:
-            cv2.resize(self._chroma[0], half, dst=rest.reshape(half[1], half[0], 2), interpolation=cv2.INTER_LINEAR)
-            code = cv2.COLOR_YUV2BGR_NV12 if order == "BGR" else cv2.COLOR_YUV2RGB_NV12
-        else:
-            for plane, target in zip(self._chroma, np.split(rest, 2), strict=True):
-                cv2.resize(plane, half, dst=target.reshape(half[1], half[0]), interpolation=cv2.INTER_LINEAR)
-            code = cv2.COLOR_YUV2BGR_I420 if order == "BGR" else cv2.COLOR_YUV2RGB_I420
-        return _cropped(cv2.cvtColor(planes, code), width, height)  # type: ignore[arg-type]
+        # Luma at its own resolution, and chroma from the macropixels (Y0 U Y1 V as four channels, half as wide).
+        luma = _resized(self._data, width, height)
+        macro = _resized(self._data.reshape(self.height, self.width // 2, 4), width, height)
+        yuv = np.empty((height, width, 3), np.uint8)
+        cv2.mixChannels([luma, macro], [yuv], [0, 0, 3, 1, 5, 2])
+        return cv2.transform(yuv, _matrix(self._colours, order), dst=yuv)  # type: ignore[return-value]
 
     def bgr(self) -> Pixels:
         if self._bgr is None:
@@ -156,5 +147,24 @@ class PlanarImage(Image):
         return self._bgr
 
 
-def _cropped(pixels: Pixels, width: int, height: int) -> Pixels:
-    return pixels if pixels.shape[:2] == (height, width) else np.ascontiguousarray(pixels[:height, :width])
+class PlanarImage(Image):
+    """Planes as video decoders make them: Y [h, w], and U and V, or U and V interleaved [., ., 2], of any smaller size.
+
+    ``owner`` keeps the memory behind the planes alive.
+    """
+
+    def __init__(self, y: Pixels, chroma: tuple[Pixels, ...], colours: Colours = USUAL_COLOURS, owner: object = None) -> None:
+        self.height, self.width = y.shape[:2]
+        self._y, self._chroma, self._colours, self._owner = y, chroma, colours, owner
+        self._bgr: Pixels | None = None
+
+    def resized(self, width: int, height: int, order: Order) -> Pixels:
+        import cv2
+
+        yuv = cv2.merge([_resized(plane, width, height) for plane in (self._y, *self._chroma)])
+        return cv2.transform(yuv, _matrix(self._colours, order), dst=yuv)  # type: ignore[return-value]
+
+    def bgr(self) -> Pixels:
+        if self._bgr is None:
+            self._bgr = self.resized(self.width, self.height, "BGR")
+        return self._bgr

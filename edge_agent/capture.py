@@ -17,7 +17,7 @@ from edge_agent.config import CameraConfig
 from edge_agent.errors import EndOfStream, SourceBroken, SourceError, SourceUnavailable
 from edge_agent.frame import Frame
 from edge_agent.retry import Backoff, BackoffPolicy
-from edge_agent.sources.base import Reading, Source, StreamInfo
+from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 from edge_agent.stats import FrameCounts, RateMeter, ReasonCounter
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Capture:
         source: Source,
         wake: threading.Condition,
         on_change: Callable[[Capture], None] = lambda _: None,
-        policy: BackoffPolicy = CAMERA_BACKOFF,
+        backoff: Backoff | None = None,
     ) -> None:
         self.camera = camera
         self.source = source
@@ -70,9 +70,10 @@ class Capture:
         self.status = CaptureStatus()
         self._wake = wake
         self._on_change = on_change
-        self._backoff = Backoff(policy)
+        self._backoff = backoff or Backoff(CAMERA_BACKOFF)
         self._slot: Frame | None = None
         self._slot_due = 0.0
+        self._held_until = 0.0
         self._stopping = threading.Event()
         self._next_frame_id = 0
         self._thread = threading.Thread(target=self._run, name=f"capture-{camera.id}", daemon=True)
@@ -125,11 +126,15 @@ class Capture:
 
     def check_stall(self, now: float, after_s: float) -> None:
         """Call now and then, from one thread: says so when an online source has fallen silent."""
-        status = self.status
-        silent = status.last_frame_at is not None and now - status.last_frame_at > after_s
-        if status.state is CameraState.ONLINE and silent and self._slot is None:
-            log.warning("camera stalled camera=%s silent_for=%.1fs", self.camera.id, now - (status.last_frame_at or now))
-            self._set(CameraState.STALLED)
+        with self._wake:
+            status = self.status
+            silent_s = now - max(status.last_frame_at or now, self._held_until)
+            waits_for_us = self.every and self._slot is not None
+            if status.state is not CameraState.ONLINE or silent_s <= after_s or waits_for_us:
+                return
+            self._enter(CameraState.STALLED)
+        log.warning("camera stalled camera=%s silent_for=%.1fs", self.camera.id, silent_s)
+        self._on_change(self)
 
     def snapshot(self) -> FrameCounts:
         """The counters as of one moment, so that they add up."""
@@ -149,9 +154,11 @@ class Capture:
             while not self._stopping.is_set():
                 try:
                     self._session()
-                except EndOfStream:
-                    self._end(None)
-                    return
+                except EndOfStream as error:
+                    if self.source.finite:
+                        self._end(None)
+                        return
+                    self._wait_after(SourceUnavailable(str(error), error.code))
                 except SourceBroken as error:
                     self._end(error)
                     return
@@ -169,12 +176,32 @@ class Capture:
         self.status.info = info
         try:
             while not self._stopping.is_set():
-                reading = self.source.read()
+                try:
+                    reading = self.source.read()
+                except FrameUnreadable as error:
+                    self._unreadable(error)
+                    continue
+                captured_at = self._arrival(reading)
                 self._online(reading)
-                self._offer(reading)
+                self._offer(reading, captured_at)
         finally:
             self._backoff.down(time.monotonic())
             self.source.close()
+
+    def _unreadable(self, error: FrameUnreadable) -> None:
+        log.warning("frame lost camera=%s frame_id=%d reason=%s", self.camera.id, self._next_frame_id, error)
+        self._next_frame_id += 1
+        with self._wake:
+            self.counts.captured += 1
+            self.counts.dropped["unreadable"] += 1
+
+    def _arrival(self, reading: Reading) -> float:
+        """When the picture came; one with a time of its own comes then, and is waited for."""
+        if reading.not_before is None:
+            return reading.captured_at
+        self._held_until = reading.not_before
+        self._stopping.wait(max(0.0, reading.not_before - time.monotonic()))
+        return max(reading.captured_at, reading.not_before)
 
     def _online(self, reading: Reading) -> None:
         now = time.monotonic()
@@ -192,11 +219,9 @@ class Capture:
         self.status.error = None
         self._set(CameraState.ONLINE)
 
-    def _offer(self, reading: Reading) -> None:
-        frame = Frame(
-            self.camera.id, self._next_frame_id, reading.image, reading.captured_at,
-            time.time() - (time.monotonic() - reading.captured_at), reading.pts_s,
-        )  # fmt: skip
+    def _offer(self, reading: Reading, captured_at: float) -> None:
+        captured_utc = time.time() - (time.monotonic() - captured_at)
+        frame = Frame(self.camera.id, self._next_frame_id, reading.image, captured_at, captured_utc, reading.pts_s)
         self._next_frame_id += 1
         with self._wake:
             self.counts.captured += 1
@@ -230,7 +255,15 @@ class Capture:
             self._wake.notify_all()
 
     def _set(self, state: CameraState) -> None:
-        if state is not self.status.state or state is CameraState.CONNECTING:
-            self.status.state = state
-            self.status.since_utc = time.time()
+        with self._wake:
+            changed = self._enter(state)
+        if changed:
             self._on_change(self)
+
+    def _enter(self, state: CameraState) -> bool:
+        """Call with the wake lock held: two threads change the state, ours and the one that watches for stalls."""
+        if state is self.status.state and state is not CameraState.CONNECTING:
+            return False
+        self.status.state = state
+        self.status.since_utc = time.time()
+        return True

@@ -3,6 +3,7 @@
 It holds no thread, no retry and no sleep of its own: :class:`edge_agent.capture.Capture` drives it, always from one
 thread, in the order ``open``, ``read`` ..., ``close``, and then perhaps ``open`` again. ``close`` may be called at any
 time after ``open`` began, also twice. Every blocking call has a bound: a source that could wait for ever is a defect.
+A source with a beat of its own (a file at its own speed) does not wait for it: it says when in ``Reading.not_before``.
 
 A module of a kind exports ``Config``, ``claims(source)``, and ``build(context, config)``.
 """
@@ -18,6 +19,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from edge_agent.config import Seconds, Table, not_bool
+from edge_agent.errors import SourceError, SourceErrorCode
 from edge_agent.image import Image
 
 Pixels = Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=32768)]
@@ -56,6 +58,15 @@ class Reading:
     captured_at: float
     """Monotonic seconds when its data arrived."""
     pts_s: float | None = None
+    not_before: float | None = None
+    """Monotonic seconds. The runner holds the picture back until then, and takes that as the time of its arrival."""
+
+
+class FrameUnreadable(SourceError):
+    """One picture of the source is damaged; the next may do. Counted as dropped, and reading goes on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, SourceErrorCode.INVALID_DATA)
 
 
 class Source(ABC):
@@ -64,13 +75,21 @@ class Source(ABC):
     live: bool = True
     """Live sources have a newest frame; the others have a next frame, and none of theirs is ever skipped by default."""
 
+    @property
+    def finite(self) -> bool:
+        """Whether EndOfStream is a finish. A camera that ends its stream is lost, and opened again."""
+        return not self.live
+
     @abstractmethod
     def open(self) -> StreamInfo:
         """Start delivering. Raises SourceUnavailable or SourceBroken within a bounded time."""
 
     @abstractmethod
     def read(self) -> Reading:
-        """Wait for the next picture, a bounded time. Raises SourceUnavailable, SourceBroken or EndOfStream.
+        """Wait for the next picture, a bounded time.
+
+        Raises SourceUnavailable, SourceBroken or EndOfStream, after which only ``close`` and ``open`` are called, and
+        FrameUnreadable, after which reading goes on.
 
         The picture stays valid after the next ``read`` and after ``close``.
         """

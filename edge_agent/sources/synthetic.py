@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -38,8 +39,13 @@ class SyntheticSource(Source):
 
     live = True
 
-    def __init__(self, config: Config) -> None:
+    @property
+    def finite(self) -> bool:
+        return self._config.frames is not None
+
+    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
         self._config = config
+        self._clock = clock
         self._count = 0
         self._due = 0.0
         self._background = self._bars()
@@ -58,16 +64,13 @@ class SyntheticSource(Source):
     def read(self) -> Reading:
         if self._config.frames is not None and self._count >= self._config.frames:
             raise EndOfStream("the test pattern has ended")
-        self._due += 1 / self._config.fps
         now = time.monotonic()
-        if self._due < now - 1:
-            self._due = now
-        elif self._due > now:
-            time.sleep(self._due - now)
-        arrived = time.monotonic()
-        image = BgrImage(self._draw())
+        # A pause of the reader's is not caught up with.
+        due = self._due if self._due > now - 1 else now
+        self._due = due + 1 / self._config.fps
+        reading = Reading(BgrImage(self._draw()), now, not_before=due)
         self._count += 1
-        return Reading(image, arrived)
+        return reading
 
     def _draw(self) -> Pixels:
         import cv2
@@ -75,7 +78,7 @@ class SyntheticSource(Source):
         pixels: Pixels = self._background.copy()
         x = self._count * 4 % self._config.width
         pixels[:, x : x + 8] = 255
-        text = f"{time.strftime('%H:%M:%S', time.gmtime())}Z {self._count}"
+        text = f"{time.strftime('%H:%M:%S', time.gmtime(self._clock()))}Z {self._count}"
         cv2.putText(pixels, text, (8, self._config.height - 12), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1)
         return pixels
 

@@ -5,32 +5,45 @@ PyAV and not OpenCV's FFmpeg backend: see docs/decisions/0002-pyav.md.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from edge_agent.config_file import redact
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
-from edge_agent.image import Image, Order, Pixels, PlanarImage
-from edge_agent.sources.base import Reading, Source, StreamInfo
+from edge_agent.image import BgrImage, Colours, Image, Order, Pixels, PlanarImage
+from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
+    from av.video.plane import VideoPlane
     from av.video.stream import VideoStream
 
-_LIMITED_420 = {"yuv420p": 3, "nv12": 2}
-_FULL_RANGE = 2
+_PLANAR = {"yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p", "nv12"}
+_FULL_RANGE, _BT709 = 2, 1
 _ATTACHED_PICTURE = 0x400
 MAX_UNDECODABLE = 300
 """Packets in a row without one picture before a stream counts as undecodable: ten seconds of a usual camera."""
+_USUAL_INTERVAL_S = 1 / 25
+_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+_DIAGNOSIS_S = 1.0
 
 
 class DecodedImage(Image):
-    """A decoded frame that FFmpeg converts: pixel formats other than limited-range 4:2:0."""
+    """A decoded frame that FFmpeg converts: pixel formats other than planes of 8 bits.
+
+    Converted in full and resized after, as FFmpeg's own bilinear downscaling averages (the training code does not) and
+    takes longer.
+    """
 
     def __init__(self, frame: VideoFrame) -> None:
         self.width, self.height = frame.width, frame.height
@@ -38,13 +51,12 @@ class DecodedImage(Image):
         self._bgr: Pixels | None = None
 
     def resized(self, width: int, height: int, order: Order) -> Pixels:
-        pixel_format = "bgr24" if order == "BGR" else "rgb24"
-        return self._frame.reformat(width, height, pixel_format, interpolation="BILINEAR").to_ndarray()  # type: ignore[return-value]
+        return BgrImage(self.bgr()).resized(width, height, order)
 
     def bgr(self) -> Pixels:
         if self._bgr is None:
-            self._bgr = self._frame.to_ndarray(format="bgr24")  # type: ignore[assignment]
-        assert self._bgr is not None
+            # Without the padding at the end of each row, which newer PyAV leaves in.
+            self._bgr = np.ascontiguousarray(self._frame.to_ndarray(format="bgr24"), np.uint8)
         return self._bgr
 
 
@@ -55,35 +67,42 @@ class RotatedImage(Image):
         self._image, self._turns = image, quarter_turns % 4
         swap = self._turns % 2 == 1
         self.width, self.height = (image.height, image.width) if swap else (image.width, image.height)
+        self._bgr: Pixels | None = None
 
     def resized(self, width: int, height: int, order: Order) -> Pixels:
         size = (height, width) if self._turns % 2 else (width, height)
-        return np.ascontiguousarray(np.rot90(self._image.resized(*size, order), -self._turns))
+        return self._turned(self._image.resized(*size, order))
 
     def bgr(self) -> Pixels:
-        return np.ascontiguousarray(np.rot90(self._image.bgr(), -self._turns))
+        if self._bgr is None:
+            self._bgr = self._turned(self._image.bgr())
+        return self._bgr
+
+    def _turned(self, pixels: Pixels) -> Pixels:
+        import cv2
+
+        codes = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
+        return cv2.rotate(pixels, codes[self._turns]) if self._turns else pixels  # type: ignore[return-value]
 
 
 def image_of(frame: VideoFrame) -> Image:
     """The frame's planes without a copy where OpenCV can convert them, else a frame that FFmpeg converts."""
     image: Image
-    planes = _LIMITED_420.get(frame.format.name)
-    if planes and int(frame.color_range) != _FULL_RANGE and frame.width % 2 == 0 and frame.height % 2 == 0:
-        y = _plane(frame, 0, 1)
-        chroma = (_plane(frame, 1, 2),) if planes == 2 else (_plane(frame, 1, 1), _plane(frame, 2, 1))
-        image = PlanarImage(y, chroma, owner=frame)
+    name = frame.format.name
+    if name in _PLANAR:
+        y, *chroma = (_pixels(plane, 2 if name == "nv12" and index else 1) for index, plane in enumerate(frame.planes))
+        colours = Colours(name.startswith("yuvj") or int(frame.color_range) == _FULL_RANGE, int(frame.colorspace) == _BT709)
+        image = PlanarImage(y, tuple(chroma), colours, owner=frame)
     else:
         image = DecodedImage(frame)
     turns = round(getattr(frame, "rotation", 0) / -90) % 4
     return RotatedImage(image, turns) if turns else image
 
 
-def _plane(frame: VideoFrame, index: int, channels: int) -> Pixels:
-    plane = frame.planes[index]
+def _pixels(plane: VideoPlane, channels: int) -> Pixels:
     rows: Pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-    height, width = (frame.height, frame.width) if index == 0 else (frame.height // 2, frame.width // 2)
-    pixels = rows[:height, : width * channels]
-    return pixels.reshape(height, width, 2) if channels == 2 else pixels
+    pixels = rows[: plane.height, : plane.width * channels]
+    return pixels.reshape(plane.height, plane.width, channels) if channels > 1 else pixels
 
 
 @dataclass(frozen=True)
@@ -101,6 +120,23 @@ class FfmpegTarget:
     format: str | None = None
 
 
+class _Timestamps:
+    """A file's timestamps, made to grow: raw streams have none, and AVI's are in the order of decoding."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._last: float | None = None
+
+    def next(self, pts_s: float | None) -> float:
+        if self._last is None:
+            self._last = pts_s or 0.0
+        elif pts_s is None or pts_s <= self._last:
+            self._last += self._interval_s
+        else:
+            self._last = pts_s
+        return self._last
+
+
 class FfmpegSource(Source):
     """A file or stream that FFmpeg can demux."""
 
@@ -108,24 +144,29 @@ class FfmpegSource(Source):
         self.live = target.live
         self._target = target
         self._container: InputContainer | None = None
-        self._frames: Iterator[tuple[VideoFrame, float]] = iter(())
+        self._packets: Iterator[Packet[VideoStream]] = iter(())
+        self._decoded: deque[tuple[VideoFrame, float]] = deque()
+        self._timestamps = _Timestamps(_USUAL_INTERVAL_S)
+        self._undecodable = 0
+        self._started = False
 
     def open(self) -> StreamInfo:
         import av
 
         self.close()
         av.logging.set_level(av.logging.PANIC)  # every error reaches us as an exception; FFmpeg's own lines may hold passwords
-        target = self._target
+        target, asked = self._target, time.monotonic()
         try:
             self._container = av.open(
                 target.url, options=dict(target.options), format=target.format, timeout=(target.open_timeout_s, target.read_timeout_s)
             )
             stream = self._video_stream(self._container)
-            self._frames = self._decode(self._container, stream)
-            return self._describe(stream)
+            self._packets = self._container.demux(stream)
         except (av.FFmpegError, OSError, ValueError) as error:
             self.close()
-            raise self._translated(error, "cannot be opened") from None
+            late = time.monotonic() - asked >= target.open_timeout_s
+            raise self._cannot_open(error, late=late) from None
+        return self._describe(stream)
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
         for stream in container.streams.video:
@@ -134,54 +175,99 @@ class FfmpegSource(Source):
                 # Frame threads add one frame of delay each: right for files, wrong for what is live.
                 stream.thread_type = "SLICE" if self.live else "FRAME"
                 return stream
+        self.close()
         raise SourceBroken(f"{self._target.shown} has no video in it", SourceErrorCode.INVALID_DATA)
 
     def _describe(self, stream: VideoStream) -> StreamInfo:
         context = stream.codec_context
-        rate = stream.average_rate or stream.guessed_rate
+        # From a few packets of a camera FFmpeg can only average; in a file it knows better from the codec's own headers.
+        rate = (stream.average_rate or stream.guessed_rate) if self.live else (stream.guessed_rate or stream.average_rate)
         fps = round(float(rate), 3) if rate else None
+        self._timestamps = _Timestamps(1 / fps if fps else _USUAL_INTERVAL_S)
         return StreamInfo(context.width, context.height, fps, f"{context.name} (FFmpeg, software)", context.pix_fmt or "")
 
-    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, float]]:
-        import av
-
-        undecodable = 0
-        for packet in container.demux(stream):
-            arrived = time.monotonic()
-            try:
-                frames = packet.decode()
-            except av.error.InvalidDataError:  # a damaged packet; the next ones may do
-                frames = []
-            undecodable = 0 if frames else undecodable + 1
-            if undecodable > MAX_UNDECODABLE:
-                raise SourceUnavailable(f"{self._target.shown} sends nothing that can be decoded", SourceErrorCode.CODEC_UNSUPPORTED)
-            for frame in frames:
-                yield frame, arrived
-
     def read(self) -> Reading:
+        while not self._decoded:
+            self._decode(self._next_packet())
+        frame, arrived = self._decoded.popleft()
+        self._started = True
+        return Reading(image_of(frame), arrived, frame.time if self.live else self._timestamps.next(frame.time))
+
+    def _next_packet(self) -> Packet[VideoStream]:
         import av
 
+        asked = time.monotonic()
+        packet, code, reason = None, SourceErrorCode.FAILED, ""
         try:
-            frame, arrived = next(self._frames)
+            packet = next(self._packets)
         except StopIteration:
             raise EndOfStream(f"{self._target.shown} ended") from None
         except (av.FFmpegError, OSError) as error:
-            raise self._translated(error, "was lost") from None
-        return Reading(image_of(frame), arrived, frame.time)
+            code, reason = error_code(error), _reason(error)
+        # A packet after that time is no sign of life: FFmpeg has timed out and hands out what its parser still held.
+        late = self.live and time.monotonic() - asked >= self._target.read_timeout_s
+        if packet is not None and not late:
+            return packet
+        if late or code is SourceErrorCode.TIMEOUT:
+            code, reason = SourceErrorCode.TIMEOUT, f"nothing came for {self._target.read_timeout_s:g} s"
+        raise SourceUnavailable(f"{self._target.shown} was lost: {reason}", code)
+
+    def _decode(self, packet: Packet[VideoStream]) -> None:
+        import av
+
+        arrived = time.monotonic()
+        damaged = None
+        try:
+            self._decoded.extend((frame, arrived) for frame in packet.decode())
+        except (av.FFmpegError, OSError) as error:  # a damaged packet; the next ones may do
+            damaged = _reason(error)
+        self._undecodable = 0 if self._decoded else self._undecodable + 1
+        if self._undecodable > MAX_UNDECODABLE:
+            kind = SourceUnavailable if self.live else SourceBroken
+            raise kind(f"{self._target.shown} sends nothing that can be decoded", SourceErrorCode.CODEC_UNSUPPORTED)
+        # Before its first key frame a camera that was joined in the middle sends what nobody can decode: no loss.
+        if damaged and (self._started or not self.live):
+            raise FrameUnreadable(f"{self._target.shown} holds damaged data: {damaged}")
 
     def close(self) -> None:
-        self._frames = iter(())
+        import av
+
+        self._packets = iter(())
+        self._decoded.clear()
+        self._undecodable, self._started = 0, False
         container, self._container = self._container, None
         if container is not None:
-            container.close()
+            with contextlib.suppress(av.FFmpegError, OSError):
+                container.close()
 
-    def _translated(self, error: Exception, what: str) -> SourceUnavailable | SourceBroken:
-        code = error_code(error)
-        reason = redact(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-        message = f"{self._target.shown} {what}: {reason}"
+    def _cannot_open(self, error: Exception, *, late: bool) -> SourceUnavailable | SourceBroken:
+        shown, code, reason = self._target.shown, error_code(error), _reason(error)
+        if late or code is SourceErrorCode.TIMEOUT:
+            code, reason = SourceErrorCode.TIMEOUT, f"no answer within {self._target.open_timeout_s:g} s"
+        elif code in {SourceErrorCode.FAILED, SourceErrorCode.INVALID_DATA}:
+            code, reason = _network_fault(self._target.url) or (code, reason)
         if not self.live and code in {SourceErrorCode.INVALID_DATA, SourceErrorCode.CODEC_UNSUPPORTED}:
-            return SourceBroken(f"{self._target.shown} is no video that can be read: {reason}", code)
-        return SourceUnavailable(message, code)
+            return SourceBroken(f"{shown} is no video that can be read: {reason}", code)
+        return SourceUnavailable(f"{shown} cannot be opened: {reason}", code)
+
+
+def _reason(error: Exception) -> str:
+    return redact(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+def _network_fault(url: str) -> tuple[SourceErrorCode, str] | None:
+    """What keeps us from an address, where FFmpeg has only "Input/output error" to say for it."""
+    parts = urlsplit(url)
+    if not parts.hostname or parts.scheme not in _PORTS:
+        return None
+    try:
+        with socket.create_connection((parts.hostname, parts.port or _PORTS[parts.scheme]), _DIAGNOSIS_S):
+            return None
+    except socket.gaierror:
+        return SourceErrorCode.UNREACHABLE, f"the name {parts.hostname!r} cannot be resolved"
+    except (OSError, ValueError, UnicodeError) as error:
+        code = error_code(error)
+        return (code if code is not SourceErrorCode.FAILED else SourceErrorCode.UNREACHABLE), _reason(error)
 
 
 def _is_cover_art(stream: VideoStream) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from edge_agent.config_file import redact, with_credentials
+from edge_agent.errors import ConfigError
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
 from edge_agent.sources.base import NetworkConfig, Source, SourceContext
 
@@ -29,18 +31,34 @@ def claims(source: str | int) -> bool:
 
 def build(context: SourceContext, config: Config) -> Source:
     """A source for one RTSP camera. Reads the password file; raises ConfigError."""
-    url = str(context.source)
+    scheme, _, rest = str(context.source).partition("://")
+    url = f"{scheme.lower()}://{rest}"  # FFmpeg knows its protocols by their lower-case names only
     shown = redact(url)
+    _check(url, shown, context.camera)
     if config.username:
         password = context.secret(config.password_file) if config.password_file else ""
         url = with_credentials(url, config.username, password)
     options = {
         "rtsp_transport": config.transport,
-        "timeout": str(int(config.read_timeout_s * 1e6)),  # socket, in microseconds; "stimeout" is dead
-        "fflags": "nobuffer",
+        # A belt to PyAV's own timeouts, per socket operation, in microseconds; "stimeout" is dead.
+        "timeout": str(int(max(config.open_timeout_s, config.read_timeout_s) * 1e6)),
+        "allowed_media_types": "video",  # sound would keep a camera alive whose picture has stopped
+        # One interval between frames tells enough; FFmpeg else looks on for two seconds. With "fflags nobuffer" it would
+        # throw away the key frame that it looked at, and the first picture would wait for the next one.
+        "fpsprobesize": "1",
         "flags": "low_delay",
         "max_delay": "200000",  # UDP reordering: microseconds
     }
     return FfmpegSource(
         FfmpegTarget(url, shown, live=True, open_timeout_s=config.open_timeout_s, read_timeout_s=config.read_timeout_s, options=options)
     )
+
+
+def _check(url: str, shown: str, camera: str) -> None:
+    try:
+        parts = urlsplit(url)
+        complete = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        complete = False
+    if not complete:
+        raise ConfigError(f"camera {camera}: {shown!r} is no address; it should look like rtsp://192.168.1.20:554/stream1")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 from pathlib import PurePath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from edge_agent.config import Table
 from edge_agent.config_file import redact
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
-from edge_agent.sources.base import Reading, Source, SourceContext, StreamInfo
+from edge_agent.sources.base import FrameUnreadable, Reading, Source, SourceContext, StreamInfo
 
 SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
     | {".h264", ".264", ".h265", ".265", ".hevc", ".mjpg", ".mjpeg"}
 )
-LONGEST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 10.0
+"""Between two frames played in realtime; what is further apart than that is a jump in the timestamps."""
+FURTHEST_BEHIND_S = 1.0
+"""What a slow model holds up for longer is not caught up with."""
 
 
 class Config(Table):
@@ -32,17 +35,17 @@ def claims(source: str | int) -> bool:
     """Paths and http(s) addresses that end like a video file."""
     if not isinstance(source, str):
         return False
-    try:
-        parts = urlsplit(source)
-    except ValueError:  # "http://[": no address
-        return False
-    scheme = parts.scheme.lower() if "://" in source else ""
-    path = parts.path if scheme else source
-    return scheme in {"", "file", "http", "https"} and PurePath(path).suffix.lower() in SUFFIXES
+    scheme, found, rest = source.partition("://")
+    path = rest.partition("?")[0].partition("#")[0] if found else source
+    return (not found or scheme.lower() in {"file", "http", "https"}) and PurePath(path).suffix.lower() in SUFFIXES
 
 
 class FileSource(Source):
-    """A video file, perhaps looped, perhaps at its own speed."""
+    """A video file, perhaps looped, perhaps at its own speed.
+
+    Opened again after a failure (a server that went away, a disk that was pulled), it goes on where it was, so that no
+    frame comes twice. A failure at the same frame again is taken as damage.
+    """
 
     live = False
 
@@ -50,36 +53,56 @@ class FileSource(Source):
         self._file = FfmpegSource(target)
         self._target, self._config = target, config
         self._started: tuple[float, float] | None = None
-        self._read_any = False
+        self._position = 0
+        self._failed_at: int | None = None
 
     def open(self) -> StreamInfo:
         self._started = None
-        return self._file.open()
+        info = self._file.open()
+        for _ in range(self._position):
+            self._skip()
+        return info
+
+    def _skip(self) -> None:
+        while True:
+            try:
+                self._next()
+            except FrameUnreadable:  # was counted when it was met first
+                continue
+            return
 
     def read(self) -> Reading:
         try:
-            reading = self._file.read()
+            reading = self._next()
         except EndOfStream:
-            if not self._config.loop or not self._read_any:
-                if not self._read_any:
-                    raise SourceBroken(f"{self._target.shown} holds no frame", SourceErrorCode.INVALID_DATA) from None
+            if not self._position:
+                raise SourceBroken(f"{self._target.shown} holds no frame", SourceErrorCode.INVALID_DATA) from None
+            self._position, self._failed_at = 0, None
+            if not self._config.loop:
                 raise
             self.open()
-            reading = self._file.read()
-        self._read_any = True
-        return self._paced(reading) if self._config.realtime else reading
+            return self.read()
+        self._position += 1
+        return replace(reading, not_before=self._due(reading)) if self._config.realtime else reading
 
-    def _paced(self, reading: Reading) -> Reading:
-        now = time.monotonic()
+    def _next(self) -> Reading:
+        try:
+            return self._file.read()
+        except SourceUnavailable as error:
+            if self._failed_at == self._position:
+                raise SourceBroken(f"{error} (after {self._position} frames, twice)", error.code) from None
+            self._failed_at = self._position
+            raise
+
+    def _due(self, reading: Reading) -> float:
+        """When to show it. After a pause (a slow model, a jump in the timestamps) the count begins anew."""
         pts = reading.pts_s or 0.0
-        if self._started is None:
-            self._started = (now, pts)
-        due = self._started[0] + pts - self._started[1]
-        if abs(due - now) > LONGEST_PAUSE_S:  # a jump in the timestamps, or we were held up: begin counting anew
-            self._started, due = (now, pts), now
-        if due > now:
-            time.sleep(due - now)
-        return Reading(reading.image, time.monotonic(), reading.pts_s)
+        if self._started is not None:
+            due = self._started[0] + pts - self._started[1]
+            if -FURTHEST_BEHIND_S <= due - reading.captured_at <= LONGEST_PAUSE_S:
+                return due
+        self._started = (reading.captured_at, pts)
+        return reading.captured_at
 
     def close(self) -> None:
         self._file.close()
@@ -88,9 +111,12 @@ class FileSource(Source):
 def local_path(context: SourceContext) -> str:
     """The file's path, or the address of a remote one."""
     source = str(context.source)
-    if source.lower().startswith("file://"):
-        return unquote(urlsplit(source).path)
-    return source if "://" in source else str(context.resolve(source))
+    scheme, found, rest = source.partition("://")
+    if not found:
+        return str(context.resolve(source))
+    if scheme.lower() == "file":
+        return unquote("/" + rest.partition("/")[2])
+    return f"{scheme.lower()}://{rest}"  # FFmpeg knows its protocols by their lower-case names only
 
 
 def build(context: SourceContext, config: Config) -> Source:
@@ -102,6 +128,3 @@ def build(context: SourceContext, config: Config) -> Source:
         url if "://" in url else f"file:{url}", redact(url), live=False, open_timeout_s=10, read_timeout_s=10, options=options, threads=2
     )
     return FileSource(target, config)
-
-
-__all__ = ["Config", "FileSource", "SourceUnavailable", "build", "claims"]

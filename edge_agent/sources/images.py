@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from edge_agent.config import Seconds, Table
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
-from edge_agent.image import BgrImage
-from edge_agent.sources.base import Reading, Source, SourceContext, StreamInfo
+from edge_agent.image import BgrImage, Pixels
+from edge_agent.sources.base import FrameUnreadable, Reading, Source, SourceContext, StreamInfo
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -36,7 +37,7 @@ def claims(source: str | int) -> bool:
 
 
 class ImagesSource(Source):
-    """Pictures from a path; those that cannot be read are skipped, unless that is all of them."""
+    """Pictures from a path. One that cannot be read is a lost frame with its name in the log; all of them are an error."""
 
     live = False
 
@@ -45,60 +46,69 @@ class ImagesSource(Source):
         self._files: Iterator[Path] = iter(())
         self._read_any = False
         self._next_at = 0.0
-        self.unreadable = 0
 
     def _listing(self) -> list[Path]:
-        if self._path.is_file():
-            return [self._path]
         try:
-            return sorted(p for p in self._path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            if self._path.is_file():
+                return [self._path]
+            files = sorted(p for p in self._path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         except FileNotFoundError:
             raise SourceUnavailable(f"{self._path} does not exist", SourceErrorCode.NOT_FOUND) from None
         except PermissionError:
             raise SourceUnavailable(f"{self._path} may not be read by this user", SourceErrorCode.PERMISSION) from None
         except OSError as error:
             raise SourceUnavailable(f"{self._path}: {error.strerror}") from None
+        if not files:
+            # A folder that is read again and again may be filled later.
+            kind = SourceUnavailable if self._config.loop else SourceBroken
+            raise kind(f"{self._path} holds no picture ({', '.join(sorted(SUFFIXES))})", SourceErrorCode.INVALID_DATA)
+        return files
 
     def open(self) -> StreamInfo:
         files = self._listing()
-        if not files:
-            raise SourceBroken(f"{self._path} holds no picture ({', '.join(sorted(SUFFIXES))})", SourceErrorCode.INVALID_DATA)
         self._files, self._read_any = iter(files), False
         return StreamInfo(0, 0, None, "still pictures (OpenCV)", f"{len(files)} files")
 
     def read(self) -> Reading:
-        import cv2
-
-        while True:
-            path = next(self._files, None)
-            if path is None:
-                self._finish()
-                continue
-            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if pixels is None:
-                self.unreadable += 1
-                continue
-            self._read_any = True
-            self._pause()
-            return Reading(BgrImage(pixels), time.monotonic())  # type: ignore[arg-type]
+        path = next(self._files, None)
+        if path is None:
+            self._finish()
+            return self.read()
+        pixels = _pixels(path)
+        self._read_any = True
+        now = time.monotonic()
+        if self._config.interval_s is None:
+            return Reading(BgrImage(pixels), now)
+        due = max(now, self._next_at)
+        self._next_at = due + self._config.interval_s
+        return Reading(BgrImage(pixels), now, not_before=due)
 
     def _finish(self) -> None:
         if not self._read_any:
-            raise SourceBroken(f"none of the pictures in {self._path} can be read", SourceErrorCode.INVALID_DATA)
+            kind = SourceUnavailable if self._config.loop else SourceBroken
+            raise kind(f"nothing in {self._path} can be read as a picture", SourceErrorCode.INVALID_DATA)
         if not self._config.loop:
             raise EndOfStream(f"{self._path}: all pictures read")
         self.open()
 
-    def _pause(self) -> None:
-        if self._config.interval_s is None:
-            return
-        now = time.monotonic()
-        if self._next_at > now:
-            time.sleep(self._next_at - now)
-        self._next_at = max(now, self._next_at) + self._config.interval_s
-
     def close(self) -> None:
         self._files = iter(())
+
+
+def _pixels(path: Path) -> Pixels:
+    import cv2
+
+    try:
+        # Read by Python: its errors have a reason, and OpenCV would write its own lines to stderr.
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except OSError as error:
+        raise FrameUnreadable(f"{path}: {error.strerror}") from None
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise FrameUnreadable(f"{path} is no picture that can be read")
+    return pixels  # type: ignore[return-value]
 
 
 def build(context: SourceContext, config: Config) -> Source:

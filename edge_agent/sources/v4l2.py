@@ -20,11 +20,11 @@ from pydantic import BeforeValidator, Field
 from edge_agent.config import Table, not_bool
 from edge_agent.errors import SourceErrorCode, SourceUnavailable
 from edge_agent.image import BgrImage, Image, JpegImage, YuyvImage
-from edge_agent.sources.base import Pixels, Reading, Source, SourceContext, StreamInfo
+from edge_agent.sources.base import FrameUnreadable, Pixels, Reading, Source, SourceContext, StreamInfo
 
 _QUERYCAP = struct.Struct("16s32s32sII I 12x")
 _VIDIOC_QUERYCAP = 0x80685600
-_VIDEO_CAPTURE, _VIDEO_CAPTURE_MPLANE, _META_CAPTURE, _VIDEO_M2M = 0x1, 0x1000, 0x800000, 0x4000 | 0x8000
+_VIDEO_CAPTURE, _VIDEO_CAPTURE_MPLANE, _VIDEO_M2M = 0x1, 0x1000, 0x4000 | 0x8000
 SELECT_TIMEOUT_VARIABLE = "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"
 
 
@@ -163,7 +163,10 @@ class V4l2Source(Source):
 
         capture = self._capture
         assert isinstance(capture, cv2.VideoCapture), "read() before open()"
-        ok, raw = capture.read()
+        try:
+            ok, raw = capture.read()
+        except cv2.error as error:
+            raise FrameUnreadable(f"{self._path} sent a picture that OpenCV cannot convert: {error.err}") from None
         if not ok or raw is None:
             gone = not Path(self._path).exists()
             code = SourceErrorCode.UNPLUGGED if gone else SourceErrorCode.TIMEOUT
@@ -175,6 +178,8 @@ class V4l2Source(Source):
         if self._format in {"MJPG", "JPEG"}:
             return JpegImage(raw.reshape(-1), width, height)
         if self._format == "YUYV":
+            if raw.size != width * height * 2:
+                raise FrameUnreadable(f"{self._path} sent {raw.size} bytes of {width * height * 2}")
             return YuyvImage(raw.reshape(height, width, 2))
         return BgrImage(raw)
 

@@ -48,4 +48,4 @@ def repeated(source: Path, target: Path, times: int) -> Path:
 def frame_count(path: Path) -> int:
     """Frames that the container declares."""
     with av.open(str(path)) as container:
-        return container.streams.video[0].frames
+        return int(container.streams.video[0].frames)

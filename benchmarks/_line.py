@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
 from edge_agent.errors import Rejected
@@ -68,13 +70,12 @@ class MeteredRuntime(Runtime):
 
     def __init__(self, runtime: Runtime, meter: StageMeter) -> None:
         self.spec = runtime.spec
-        self.plain = runtime
-        self._meter = meter
+        self.plain, self.meter = runtime, meter
 
     def infer(self, tensor: Tensor) -> Sequence[Tensor]:
-        self._meter.mark("preprocess")
+        self.meter.mark("preprocess")
         outputs = self.plain.infer(tensor)
-        self._meter.mark("infer")
+        self.meter.mark("infer")
         return outputs
 
 
@@ -86,19 +87,17 @@ class Slower:
     at_work: bool = False
 
 
+AS_IT_IS = Slower()
+
+
 class MeteredModel(Model):
     """Notes how long each call took and where postprocessing ends."""
 
-    def __init__(self, runtime: MeteredRuntime, family: Family, labels: Sequence[str], slower: Slower) -> None:
+    def __init__(self, runtime: MeteredRuntime, family: Family, labels: Sequence[str], slower: Slower = AS_IT_IS) -> None:
         super().__init__(runtime, family, labels)
         self.calls_s: list[float] = []
-        self._plain, self._meter_of, self._slower = runtime.plain, runtime, slower
-        self._meter = StageMeter()
-
-    def metered(self, meter: StageMeter) -> MeteredModel:
-        """The same, with its calls marked in ``meter``."""
-        self._meter = meter
-        return self
+        self.plain = runtime.plain
+        self._meter, self._slower = runtime.meter, slower
 
     def __call__(self, image: Image, thresholds: Thresholds) -> Prediction:
         started = time.perf_counter()
@@ -115,7 +114,7 @@ class MeteredModel(Model):
             return
         tensor, _ = self._preprocess(image)
         while time.perf_counter() < until:
-            self._plain.infer(tensor)
+            self.plain.infer(tensor)
         self._meter.mark("infer")
 
 
@@ -125,6 +124,7 @@ class MeteredSource(Source):
     def __init__(self, source: Source, meter: StageMeter) -> None:
         self.live = source.live
         self.decoder_threads_s = 0.0
+        self.read_at: list[float] = []
         self._source, self._meter = source, meter
 
     def open(self) -> StreamInfo:
@@ -133,12 +133,15 @@ class MeteredSource(Source):
     def read(self) -> Reading:
         self._meter.mark("capture")
         try:
-            return self._source.read()
+            reading = self._source.read()
         finally:
             self._meter.mark("decode")
+        self.read_at.append(time.perf_counter())
+        return reading
 
     def close(self) -> None:
-        self.decoder_threads_s = max(self.decoder_threads_s, sum(used for name, used in tasks().values() if name.startswith(_DECODER_THREADS)))
+        used = sum(used for name, used in tasks().values() if name.startswith(_DECODER_THREADS))
+        self.decoder_threads_s = max(self.decoder_threads_s, used)
         self._source.close()
 
 
@@ -160,6 +163,11 @@ class NullSink(Sink):
         """Nothing to close."""
 
 
+def _thread_names() -> dict[int | None, str]:
+    """Python's own threads by their id in /proc."""
+    return {thread.native_id: thread.name for thread in threading.enumerate()}
+
+
 def tasks() -> dict[int, tuple[str, float]]:
     """Name and CPU seconds of each thread of this process, by its id."""
     found = {}
@@ -177,14 +185,15 @@ class LineRun:
     """What one run of the line came to."""
 
     served: int
-    captured: int
+    camera_fps: float
+    """Frames per second that the source gave."""
     seconds: float
-    """From the first event to the last one's delivery."""
+    """From the first event to the last one's delivery, or to the last one where time ended the run."""
     cpu_ms: dict[str, float]
     """CPU per served frame, by stage, and its "total"."""
     calls_s: list[float]
-    events: list[dict[str, Any]] = field(repr=False)
-    capture_span_s: float = 0.0
+    """Wall time of each call of the model."""
+    events: list[dict[str, Any]]
 
     @property
     def fps(self) -> float:
@@ -216,7 +225,7 @@ class _Recorder:
         self.meter.mark("hand over")
 
 
-def models(config: AgentConfig, meter: StageMeter, slower: Slower) -> tuple[list[MeteredModel], model_loading.ModelIdentity]:
+def models(config: AgentConfig, meter: StageMeter, slower: Slower = AS_IT_IS) -> tuple[list[MeteredModel], model_loading.ModelIdentity]:
     """The configured detector, once per lane, metered and warm."""
     loaded = model_loading.load(config)
     settings = config.settings.model
@@ -225,14 +234,15 @@ def models(config: AgentConfig, meter: StageMeter, slower: Slower) -> tuple[list
     found = []
     for lane in loaded.lanes:
         runtime = module.build(RuntimeContext(model_loading.model_path(config), threads), config.runtime_options)
-        found.append(MeteredModel(MeteredRuntime(runtime, meter), lane.family, lane.labels, slower).metered(meter))
+        found.append(MeteredModel(MeteredRuntime(runtime, meter), lane.family, lane.labels, slower))
+        runtime.infer(np.zeros(runtime.spec.inputs[0].shape, runtime.spec.inputs[0].dtype))
     return found, loaded.identity
 
 
 class Line:
     """Source, capture, scheduler, model, publisher, health: one run."""
 
-    def __init__(self, config: AgentConfig, *, mqtt: bool, slower: Slower = Slower()) -> None:
+    def __init__(self, config: AgentConfig, *, mqtt: bool, slower: Slower = AS_IT_IS) -> None:
         self.meter = StageMeter()
         self._config = config
         self._models, identity = models(config, self.meter, slower)
@@ -253,6 +263,7 @@ class Line:
         context = PipelineContext(DEVICE, "bench", info, self._recorder.publish, self._state.reserve, lambda: True)
         self._pipeline = Pipeline(context, Scheduler(self._captures, wake), self._models, thresholds)
         health = HealthContext(DEVICE, "bench", info, identity.accelerator, config.settings.health.interval_s)
+        self._thread_names: dict[int | None, str] = {}
         self._health = Health(health, self._captures, self._pipeline, self._publisher, Notifier({}))
 
     def run(self, seconds: float | None = None) -> LineRun:
@@ -265,6 +276,7 @@ class Line:
         for capture in self._captures:
             capture.start()
         self._health.start()
+        self._thread_names = _thread_names()  # a thread that has just ended is in /proc for a moment longer than in Python's list
         self._pipeline.finished.wait(seconds or _END_S)
         served = self._served()
         _until(lambda: self._publisher.queued[0] == 0, 10.0)
@@ -278,13 +290,14 @@ class Line:
         return len(self._recorder.payloads)
 
     def _service_threads(self, before: dict[int, tuple[str, float]]) -> dict[str, float]:
-        """CPU of the threads beside the line, since the start."""
-        found = {"publisher thread": 0.0, "paho thread": 0.0, "health thread": 0.0}
-        now = tasks()
-        for thread in threading.enumerate():
-            kind = next((kind for kind in found if kind.split()[0] in thread.name), None)
-            if kind is not None and thread.native_id in now:
-                found[kind] += now[thread.native_id][1] - before.get(thread.native_id, ("", 0.0))[1]
+        """CPU of the threads beside the line, since the start: ours by name, and what libraries started for themselves."""
+        found = {"publisher thread": 0.0, "paho thread": 0.0, "health thread": 0.0, "library threads": 0.0}
+        ours = self._thread_names | _thread_names()
+        for task, (name, used) in tasks().items():
+            shown = ours.get(task, "decoder" if name.startswith(_DECODER_THREADS) else "library")
+            kind = next((kind for kind in found if kind.split()[0] in shown), None)
+            if kind is not None:
+                found[kind] += used - before.get(task, ("", 0.0))[1]
         return found
 
     def _stop(self) -> None:
@@ -295,8 +308,6 @@ class Line:
             capture.join(5.0)
         self._health.stop(1.0)
         self._publisher.stop(5.0)
-        for model in self._models:
-            model.close()
         self._state.close()
 
     def _result(self, served: int, ended: float, cpu_s: float, others: dict[str, float]) -> LineRun:
@@ -307,8 +318,9 @@ class Line:
         per_frame = {stage: used / served * 1e3 for stage, used in stages.items()}
         events = [json.loads(payload) for payload in self._recorder.payloads[:served]]
         calls = [call for model in self._models for call in model.calls_s]
-        captured = sum(capture.snapshot().captured for capture in self._captures)
-        return LineRun(served, captured, ended - self._recorder.first_at, per_frame, calls, events)
+        read_at = self._sources[0].read_at
+        camera_fps = (len(read_at) - 1) / (read_at[-1] - read_at[0])
+        return LineRun(served, camera_fps, ended - self._recorder.first_at, per_frame, calls, events)
 
 
 def _until(condition: Callable[[], bool], timeout_s: float) -> None:

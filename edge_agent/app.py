@@ -24,6 +24,7 @@ from edge_agent.pipeline import Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, build_source, check_files, device_id, state_for
 from edge_agent.publisher import Publisher
 from edge_agent.scheduler import Scheduler
+from edge_agent.state import State
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,6 @@ class Agent:
         self._notifier = notifier or Notifier({})
         self._on_started = on_started
         self._stopping = threading.Event()
-        self._state = state_for(config)
         self.captures: list[Capture] = []
         self.device = ""
 
@@ -54,15 +54,16 @@ class Agent:
     def run(self) -> ExitCode:
         """Run until stopped, or until every source has ended. Raises EdgeAgentError for what prevents the start."""
         check_files(self._config)
-        self._state.open()
+        state = state_for(self._config)
+        state.open()
         try:
-            return self._run()
+            return self._run(state)
         finally:
-            self._state.close()
+            state.close()
 
-    def _run(self) -> ExitCode:
+    def _run(self, state: State) -> ExitCode:
         config = self._config
-        self.device = device_id(config, self._state)
+        self.device = device_id(config, state)
         stream = secrets.token_hex(8)
         loaded = model_loading.load(config)
         identity = loaded.identity
@@ -89,7 +90,7 @@ class Agent:
         }
         self.captures = captures = [Capture(camera, build_source(config, camera), wake, camera_changed) for camera in cameras]
         context = PipelineContext(
-            self.device, stream, info, publisher.publish, self._state.reserve, lambda: health is not None and health.clock_synced
+            self.device, stream, info, publisher.publish, state.reserve, lambda: health is not None and health.clock_synced
         )
         pipeline = Pipeline(context, Scheduler(captures, wake), loaded.lanes, thresholds)
         health_context = HealthContext(self.device, stream, info, identity.accelerator, config.settings.health.interval_s)

@@ -29,7 +29,7 @@ Exit codes:
 """
 
 CONFIG_OPTION = click.option(
-    "-c", "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
+    "-c", "--config", "config_file", type=click.Path(readable=False, path_type=Path), metavar="FILE",
     help="agent.toml to use. Default: $EDGE_AGENT_CONFIG, ./agent.toml, ~/.config/edge-agent/agent.toml, /etc/edge-agent/agent.toml.",
 )  # fmt: skip
 

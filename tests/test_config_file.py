@@ -119,6 +119,10 @@ def test_the_variable_beats_the_search_path_and_an_argument_beats_the_variable(t
     assert config_file.find(Path("third.toml"), environ) == tmp_path / "third.toml"
 
 
+def test_a_user_without_a_home_can_still_use_the_other_places() -> None:
+    assert config_file.search_path({"HOME": "~nobody-of-this-name"})[2] == Path("/etc/edge-agent/agent.toml")
+
+
 def test_no_file_at_all_says_where_it_was_looked_for_and_how_to_write_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if Path("/etc/edge-agent/agent.toml").exists():
         pytest.skip("this machine has an agent.toml in /etc")

@@ -215,3 +215,8 @@ def test_the_folder_is_systemds_then_the_users() -> None:
     assert default_directory({"STATE_DIRECTORY": "/var/lib/edge-agent:/var/lib/other", "HOME": "/h"}) == Path("/var/lib/edge-agent")
     assert default_directory({"XDG_STATE_HOME": "/x", "HOME": "/h"}) == Path("/x/edge-agent")
     assert default_directory({"HOME": "/h"}) == Path("/h/.local/state/edge-agent")
+
+
+def test_a_user_without_a_home_is_told_what_to_set() -> None:
+    with pytest.raises(StateError, match="state_dir"):
+        default_directory({"HOME": "~nobody-of-this-name"})

@@ -158,6 +158,8 @@ finish_venv() {
 
 prepare() {
   local level=$1 packages python
+  [ -z "${EDGE_AGENT_PYTHON:-}" ] || "$EDGE_AGENT_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "EDGE_AGENT_PYTHON=$EDGE_AGENT_PYTHON is no Python 3.10 or newer" "$EX_UNAVAILABLE"
   if ready "$venv" "$level" && wanted "$venv"; then return; fi
   [ -w "$root" ] || die "cannot write to $root"
   mapfile -t packages < <(python_packages && opencv_packages)

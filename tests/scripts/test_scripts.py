@@ -36,8 +36,8 @@ def bare_path(tmp_path: Path) -> str:
     return str(folder)
 
 
-def run(command: Path, path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_AGENT_")} | {"PATH": path}
+def run(command: Path, path: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_AGENT_")} | {"PATH": path} | variables
     return subprocess.run(
         [str(command), *arguments], env=environ, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
     )
@@ -83,3 +83,10 @@ def test_a_moved_checkout_is_not_taken_for_warm(checkout: Path, bare_path: str) 
     warm(checkout)
     moved = checkout.rename(checkout.with_name("moved"))
     assert run(moved / "scripts" / "demo", bare_path).returncode == 69
+
+
+def test_an_interpreter_that_does_not_exist_is_an_error_of_its_own(checkout: Path, bare_path: str) -> None:
+    done = run(checkout / "scripts" / "demo", bare_path, EDGE_AGENT_PYTHON="python2.7")
+    assert done.returncode == 69
+    assert "EDGE_AGENT_PYTHON=python2.7" in done.stderr
+    assert "apt-get" not in done.stderr

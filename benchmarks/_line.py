@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from edge_agent.capture import Capture
@@ -227,9 +228,10 @@ class _Recorder:
 
 def models(config: AgentConfig, meter: StageMeter, slower: Slower = AS_IT_IS) -> tuple[list[MeteredModel], model_loading.ModelIdentity]:
     """The configured detector, once per lane, metered and warm."""
+    cv2.setNumThreads(1)  # as the agent does
     loaded = model_loading.load(config)
     settings = config.settings.model
-    threads = model_loading.default_threads() if settings.threads == "auto" else settings.threads
+    _, threads = model_loading.lanes_and_threads(settings, only_files=False)
     module = load("runtimes", config.runtime)
     found = []
     for lane in loaded.lanes:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from edge_agent import __version__
@@ -19,6 +19,8 @@ from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
 from edge_agent.events import STATUS_ONLINE, ModelInfo, encode
 from edge_agent.health import Health, HealthContext, camera_status, summary
 from edge_agent.models import _loading as model_loading
+from edge_agent.models._loading import LoadedModel
+from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, build_source, check_files, device_id, state_for
@@ -45,6 +47,8 @@ class Agent:
         self._on_started = on_started
         self._stopping = threading.Event()
         self.captures: list[Capture] = []
+        self._health: Health | None = None
+        self._wake = threading.Condition()
         self.device = ""
 
     def stop(self) -> None:
@@ -54,59 +58,64 @@ class Agent:
     def run(self) -> ExitCode:
         """Run until stopped, or until every source has ended. Raises EdgeAgentError for what prevents the start."""
         check_files(self._config)
+        loaded, thresholds = self._load()
         state = state_for(self._config)
         state.open()
         try:
-            return self._run(state)
+            return self._run(state, loaded, thresholds)
         finally:
             state.close()
 
-    def _run(self, state: State) -> ExitCode:
-        config = self._config
-        self.device = device_id(config, state)
-        stream = secrets.token_hex(8)
-        loaded = model_loading.load(config)
-        identity = loaded.identity
-        info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
-        health: Health | None = None
-
-        def camera_changed(capture: Capture) -> None:
-            if health is not None:
-                health.camera_changed(capture)
-
-        def connection_changed() -> None:
-            if health is not None:
-                health.beat_soon()
-
-        spool = config.settings.spool
-        publisher = Publisher(build_sink(config, self.device), spool.max_events, spool.max_bytes, on_change=connection_changed)
-        wake = threading.Condition()
-
-        cameras = [camera for camera in config.cameras if camera.settings.enabled]
-        thresholds = {
-            camera.id: model_loading.thresholds_for(camera.settings, config.settings.model, loaded.lanes[0].labels, index)
-            for index, camera in enumerate(config.cameras)
-            if camera.settings.enabled
-        }
-        self.captures = captures = [Capture(camera, build_source(config, camera), wake, camera_changed) for camera in cameras]
-        context = PipelineContext(
-            self.device, stream, info, publisher.publish, state.reserve, lambda: health is not None and health.clock_synced
-        )
-        pipeline = Pipeline(context, Scheduler(captures, wake), loaded.lanes, thresholds)
-        health_context = HealthContext(self.device, stream, info, identity.accelerator, config.settings.health.interval_s)
-        health = Health(health_context, captures, pipeline, publisher, self._notifier)
-
-        log.info("starting version=%s device=%s cameras=%d sink=%s", __version__, self.device, len(captures), publisher.sink.name)
+    def _run(self, state: State, loaded: LoadedModel, thresholds: Mapping[str, Thresholds]) -> ExitCode:
+        pipeline, publisher, health = self._build(state, loaded, thresholds)
+        log.info("starting version=%s device=%s cameras=%d sink=%s", __version__, self.device, len(self.captures), publisher.sink.name)
         publisher.publish(STATUS_ONLINE)
         publisher.start()
         pipeline.start()
-        for capture in captures:
+        for capture in self.captures:
             capture.start()
         health.start()
         self._notifier.ready("started")
         self._on_started()
         self._wait(pipeline)
         return self._shut_down(pipeline, publisher, health)
+
+    def _load(self) -> tuple[LoadedModel, dict[str, Thresholds]]:
+        """Everything that can be wrong with sources and model, before anything is touched. Makes the captures."""
+        import cv2
+
+        cv2.setNumThreads(1)  # lanes and captures are our threads; OpenCV's own pool burns a core on pictures of this size for nothing
+        config = self._config
+        cameras = [(index, camera) for index, camera in enumerate(config.cameras) if camera.settings.enabled]
+        self.captures = [Capture(camera, build_source(config, camera), self._wake, self._camera_changed) for _, camera in cameras]
+        loaded = model_loading.load(config, only_files=all(c.source.unpaced and c.every for c in self.captures))
+        labels = loaded.lanes[0].labels
+        return loaded, {
+            camera.id: model_loading.thresholds_for(camera.settings, config.settings.model, labels, index) for index, camera in cameras
+        }
+
+    def _build(self, state: State, loaded: LoadedModel, thresholds: Mapping[str, Thresholds]) -> tuple[Pipeline, Publisher, Health]:
+        settings, identity = self._config.settings, loaded.identity
+        self.device, stream = device_id(self._config, state), secrets.token_hex(8)
+        sink = build_sink(self._config, self.device)
+        publisher = Publisher(sink, settings.spool.max_events, settings.spool.max_bytes, on_change=self._connection_changed)
+        info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
+        context = PipelineContext(self.device, stream, info, publisher.publish, state.reserve, self._clock_synced)
+        pipeline = Pipeline(context, Scheduler(self.captures, self._wake), loaded.lanes, thresholds)
+        health_context = HealthContext(self.device, stream, info, identity.accelerator, settings.health.interval_s)
+        self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier)
+        return pipeline, publisher, self._health
+
+    def _camera_changed(self, capture: Capture) -> None:
+        if self._health is not None:
+            self._health.camera_changed(capture)
+
+    def _connection_changed(self) -> None:
+        if self._health is not None:
+            self._health.beat_soon()
+
+    def _clock_synced(self) -> bool:
+        return self._health is not None and self._health.clock_synced
 
     def _wait(self, pipeline: Pipeline) -> None:
         while not self._stopping.is_set() and not pipeline.finished.is_set():

@@ -92,8 +92,8 @@ class ModelSettings(Table):
     """Report only these classes (names or numbers). Default: all."""
     threads: Count | Literal["auto"] = "auto"
     """Threads of one inference; "auto" leaves one core to the decoders and takes at most 4."""
-    lanes: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=16)] = 1
-    """Inferences side by side. More lanes raise the rate of files and of many cameras, not of one live camera."""
+    lanes: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=16)] | Literal["auto"] = "auto"
+    """Inferences side by side; "auto": one, or where all sources are files, one for each core (4 at most), of one thread each."""
 
 
 class TlsSettings(Table):

@@ -134,7 +134,14 @@ class SinkError(EdgeAgentError):
 
 
 class SinkUnavailable(SinkError):
-    """Nothing can be delivered now; what is waiting is kept and tried again."""
+    """Nothing can be delivered now; what is waiting is kept and tried again.
+
+    ``confirmed``: of the messages of the write that failed, so many, from the first, are known to have arrived.
+    """
+
+    def __init__(self, message: str, confirmed: int = 0) -> None:
+        super().__init__(message)
+        self.confirmed = confirmed
 
     exit_code = ExitCode.UNAVAILABLE
 

@@ -11,10 +11,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edge_agent.errors import SinkUnavailable
+from edge_agent.errors import Rejected, SinkUnavailable
 from edge_agent.events import STATUS_OFFLINE, Kind, Message
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.sinks.base import Sink
@@ -61,7 +61,7 @@ class Publisher:
         self._unsent: dict[tuple[Kind, str | None], Message] = {}
         self._events: deque[Message] = deque()
         self._bytes = 0
-        self._writing = 0
+        self._writing: list[Message] = []
         self._stopping = False
         self._abandon = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -84,7 +84,8 @@ class Publisher:
             self._changed.notify_all()
 
     def _make_room(self) -> None:
-        while self._events and (len(self._events) + self._writing > self._max_events or self._bytes > self._max_bytes):
+        """Bounds what waits. What is being written cannot be taken back, and is bounded by the sink's ``most``."""
+        while self._events and (len(self._events) > self._max_events or self._bytes > self._max_bytes):
             self._bytes -= len(self._events.popleft().payload)
             self.counts.dropped["buffer_full"] += 1
             if self.counts.dropped["buffer_full"] == 1:
@@ -99,7 +100,7 @@ class Publisher:
     def queued(self) -> tuple[int, int]:
         """Events that wait or are being written, and their bytes."""
         with self._changed:
-            return len(self._events) + self._writing, self._bytes
+            return len(self._events) + len(self._writing), self._bytes + sum(len(m.payload) for m in self._writing)
 
     def stop(self, timeout_s: float) -> bool:
         """Say ``offline``, deliver what can be delivered in that time, and end. False if the thread is still busy."""
@@ -115,7 +116,7 @@ class Publisher:
                 self._abandon.set()
                 self._thread.join(0.3)
         with self._changed:
-            left = len(self._events) + self._writing
+            left = len(self._events) + len(self._writing)
             if left:
                 self.counts.dropped["shutdown"] += left
                 log.warning("events lost at shutdown sink=%s events=%d", self.sink.name, left)
@@ -163,11 +164,12 @@ class Publisher:
             # "offline" is the last word: it waits until nothing else is left
             last = self._unsent.get((Kind.STATUS, None)) is STATUS_OFFLINE
             states = [m for key, m in self._unsent.items() if not (last and key == (Kind.STATUS, None))]
-            states = states[: self.sink.window]
+            states = states[: self.sink.most]
             for message in states:
                 del self._unsent[(message.kind, message.camera)]
-            events = [self._events.popleft() for _ in range(min(self.sink.window - len(states), len(self._events)))]
-            self._writing = len(events)
+            events = [self._events.popleft() for _ in range(min(self.sink.most - len(states), len(self._events)))]
+            self._writing = events
+            self._bytes -= sum(len(m.payload) for m in events)
             if not states and not events and last:
                 return [self._unsent.pop((Kind.STATUS, None))]
             return states + events
@@ -175,28 +177,30 @@ class Publisher:
     def _write(self, batch: list[Message]) -> None:
         try:
             outcomes = self.sink.write(batch)
-        except BaseException:
-            self._put_back(batch)
+        except BaseException as error:
+            confirmed = error.confirmed if isinstance(error, SinkUnavailable) else 0
+            self._settle(batch[:confirmed], [None] * confirmed, batch[confirmed:])
             raise
-        with self._changed:
-            self._writing = 0
-            for message, outcome in zip(batch, outcomes, strict=True):
-                if message.kind.is_state:
-                    continue
-                self._bytes -= len(message.payload)
-                if outcome is None:
-                    self.counts.delivered += 1
-                else:
-                    self.counts.dropped["rejected"] += 1
+        self._settle(batch, outcomes, [])
         for outcome in outcomes:
             if outcome is not None:
                 log.error("message rejected sink=%s reason=%s", self.sink.name, outcome)
 
-    def _put_back(self, batch: list[Message]) -> None:
+    def _settle(self, done: Sequence[Message], outcomes: Sequence[Rejected | None], put_back: Sequence[Message]) -> None:
+        """Count what is done with, and put the rest back where it was, before what came since."""
         with self._changed:
-            self._writing = 0
-            self._events.extendleft(reversed([m for m in batch if not m.kind.is_state]))
-            for message in batch:
+            self._writing = []
+            for message, outcome in zip(done, outcomes, strict=True):
+                if message.kind.is_state:
+                    continue
+                if outcome is None:
+                    self.counts.delivered += 1
+                else:
+                    self.counts.dropped["rejected"] += 1
+            events = [m for m in put_back if not m.kind.is_state]
+            self._events.extendleft(reversed(events))
+            self._bytes += sum(len(m.payload) for m in events)
+            for message in put_back:
                 if message.kind.is_state:
                     self._unsent.setdefault((message.kind, message.camera), message)
             self._make_room()

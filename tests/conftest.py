@@ -61,8 +61,10 @@ def make_config(tables: Mapping[str, Any], path: Path | None = None) -> AgentCon
 
 
 def needs(program: str, package: str) -> str:
-    """The path of a program that the tests need; the test is skipped, naming the package, where it is missing."""
+    """The path of a program that the tests need. Where it is missing the test is skipped, naming the package; on CI it fails."""
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin:/usr/local/sbin")
+    if found is None and os.environ.get("CI"):
+        pytest.fail(f"needs {program} (Debian package {package})")
     if found is None:
         pytest.skip(f"needs {program} (Debian package {package})")
     return found

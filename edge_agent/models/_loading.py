@@ -74,20 +74,27 @@ def check_file(path: Path) -> None:
         raise ConfigError(f"model.path: {path} is no {path.suffix[1:]} model: it {what}")
 
 
-def default_threads(cores: int | None = None) -> int:
-    """One core is left to the decoders; more than four threads gain little on nets of this size."""
-    available = cores or len(os.sched_getaffinity(0))
-    return max(1, min(4, available - 1))
+def lanes_and_threads(settings: ModelSettings, *, only_files: bool, cores: int | None = None) -> tuple[int, int]:
+    """How many inferences run side by side, and with how many threads each, where the user does not say.
+
+    Live: one lane, for latency, and one core is left to the decoders. Files: side by side, for throughput; more threads in
+    one inference of a net of this size gain less. More than four of either gain little.
+    """
+    cores = cores or len(os.sched_getaffinity(0))
+    side_by_side = min(4, cores) if only_files else 1
+    lanes = side_by_side if settings.lanes == "auto" else settings.lanes
+    spare = 1 if lanes > 1 else max(1, min(4, cores - 1))
+    return lanes, spare if settings.threads == "auto" else settings.threads
 
 
-def load(config: AgentConfig) -> LoadedModel:
+def load(config: AgentConfig, *, only_files: bool = False) -> LoadedModel:
     """Load the detector once per lane. Raises ConfigError for what the user can mend, ModelError for what the file is."""
     settings = config.settings.model
     path = model_path(config)
     check_file(path)
-    threads = default_threads() if settings.threads == "auto" else settings.threads
+    lane_count, threads = lanes_and_threads(settings, only_files=only_files)
     module = plugins.load("runtimes", config.runtime)
-    runtimes: list[Runtime] = [module.build(RuntimeContext(path, threads), config.runtime_options) for _ in range(settings.lanes)]
+    runtimes: list[Runtime] = [module.build(RuntimeContext(path, threads), config.runtime_options) for _ in range(lane_count)]
     graph = runtimes[0].spec
     if len(graph.inputs) != 1:
         raise ModelError(f"{path} has {len(graph.inputs)} inputs; a detector has one, the picture")

@@ -110,7 +110,10 @@ class Preprocessor:
         self._tensor = np.zeros(shape, spec.dtype)
         self._canvas = np.full((height, width, 3), form.pad, np.uint8)
         self._placed: Placement | None = None
-        self._table = _byte_table(spec, form) if spec.dtype.itemsize == 1 else None
+        self._is_bytes = spec.dtype.itemsize == 1
+        table = _byte_table(spec, form) if self._is_bytes else None
+        is_identity = table is not None and bool((table == np.arange(256)).all())
+        self._table = None if is_identity else table
 
     def __call__(self, image: Image) -> tuple[Tensor, Placement]:
         """The input tensor, valid until the next call, and where the picture lies in it."""
@@ -131,8 +134,8 @@ class Preprocessor:
         import cv2
 
         tensor = self._tensor
-        if self._table is not None:
-            stored = cv2.LUT(pixels, self._table)
+        if self._is_bytes:
+            stored = pixels if self._table is None else cv2.LUT(pixels, self._table)
             if self.layout == "NHWC":
                 return stored.view(tensor.dtype)[np.newaxis]
             tensor[0] = stored.view(tensor.dtype).transpose(2, 0, 1)

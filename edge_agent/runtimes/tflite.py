@@ -21,7 +21,6 @@ from edge_agent.errors import ConfigError, ModelError
 from edge_agent.runtimes.base import GraphSpec, Quantization, Runtime, RuntimeContext, Tensor, TensorSpec
 
 LIBRARIES = (("ai_edge_litert.interpreter", "ai-edge-litert", "LiteRT"), ("tflite_runtime.interpreter", "tflite-runtime", "tflite-runtime"))
-LIBRARY_VARIABLE = "EDGE_AGENT_TFLITE_LIBRARY"
 _MAX_METADATA = 1024 * 1024
 
 

@@ -18,7 +18,7 @@ class Sink(ABC):
 
     name: str
     """For logs, without secrets."""
-    window: int = 20
+    most: int = 200
     """The most messages given to one ``write``."""
 
     @abstractmethod
@@ -30,7 +30,7 @@ class Sink(ABC):
         """Deliver all of them, in order, within a bounded time; returns once the receiver has confirmed.
 
         One entry for each message: None, or why it was refused for good. Raises SinkUnavailable when it is not
-        known to have worked: all of them are then kept and written again after the next ``connect``.
+        known to have worked: those beyond its ``confirmed`` are then kept and written again after the next ``connect``.
         """
 
     @abstractmethod

@@ -76,6 +76,7 @@ class MqttSink(Sink):
         self._connack: ReasonCode | None = None
         self._lost: str | None = None
         self._acks: dict[int, ReasonCode] = {}
+        self._window = _WINDOW
         self._connected_at: float | None = None
 
     def connect(self) -> None:
@@ -127,6 +128,7 @@ class MqttSink(Sink):
         if self.context.tls is not None:
             client.tls_set_context(self.context.tls)
         client.will_set(self.topics.of(STATUS_OFFLINE), STATUS_OFFLINE.payload, qos=1, retain=True)
+        client.on_socket_open = _without_delay
         client.on_connect, client.on_disconnect, client.on_publish = self._on_connect, self._on_disconnect, self._on_publish
         return client
 
@@ -134,7 +136,7 @@ class MqttSink(Sink):
         with self._changed:
             if client is self._client:
                 granted = getattr(properties, "ReceiveMaximum", _WINDOW) if properties else _WINDOW
-                self.window = max(1, min(_WINDOW, int(granted)))
+                self._window = max(1, min(_WINDOW, int(granted)))
                 self._connack = reason
                 self._changed.notify_all()
 
@@ -162,19 +164,36 @@ class MqttSink(Sink):
                 self._changed.notify_all()
 
     def write(self, messages: Sequence[Message]) -> Sequence[Rejected | None]:
+        # A sliding window: each acknowledgement lets the next message go, so that there is always data for TCP's own
+        # acknowledgements to travel on. Sent in lots, every lot would wait for the delayed one (40 ms).
         self.check()
         assert self._client is not None
         self._acks.clear()
-        mids = [self._send(self._client, message) for message in messages]
-        pending = [mid for mid in mids if mid is not None]
-        with self._changed:
-            self._changed.wait_for(lambda: self._lost is not None or all(mid in self._acks for mid in pending), self._config.ack_timeout_s)
-        self.check()
-        if not all(mid in self._acks for mid in pending):
-            raise SinkUnavailable(f"{self.name}: the broker did not acknowledge within {self._config.ack_timeout_s:g} s")
+        mids: list[int | None] = []
+        settled = 0
+        while settled < len(messages):
+            while len(mids) < min(len(messages), settled + self._window):
+                mids.append(self._send(self._client, messages[len(mids)], settled))
+            settled = self._await_ack(mids, settled)
         return [self._outcome(message, mid) for message, mid in zip(messages, mids, strict=True)]
 
-    def _send(self, client: paho.Client, message: Message) -> int | None:
+    def _await_ack(self, mids: Sequence[int | None], settled: int) -> int:
+        """How many, from the first, are acknowledged, once that is more than ``settled``. Raises SinkUnavailable."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._lost is not None or self._is_acknowledged(mids[settled]), self._config.ack_timeout_s)
+            before, lost = settled, self._lost
+            while settled < len(mids) and self._is_acknowledged(mids[settled]):
+                settled += 1
+        if lost is not None:
+            raise SinkUnavailable(f"{self.name}: {lost}", settled)
+        if settled == before:
+            raise SinkUnavailable(f"{self.name}: the broker did not acknowledge within {self._config.ack_timeout_s:g} s", settled)
+        return settled
+
+    def _is_acknowledged(self, mid: int | None) -> bool:
+        return mid is None or mid in self._acks
+
+    def _send(self, client: paho.Client, message: Message, settled: int) -> int | None:
         qos = 1 if message.kind.is_state else self._config.qos
         retain = message.kind.is_state or self._config.retain
         try:
@@ -183,7 +202,7 @@ class MqttSink(Sink):
             log.error("message cannot be sent kind=%s reason=%s", message.kind.value, error)
             return None
         if info.rc not in {MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN}:
-            raise SinkUnavailable(f"{self.name}: {paho.error_string(info.rc)}")
+            raise SinkUnavailable(f"{self.name}: {paho.error_string(info.rc)}", settled)
         return info.mid
 
     def _outcome(self, message: Message, mid: int | None) -> Rejected | None:
@@ -208,6 +227,12 @@ class MqttSink(Sink):
         closing = threading.Thread(target=_shut, args=(client,), name="mqtt-close", daemon=True)
         closing.start()
         closing.join(1.0)
+
+
+def _without_delay(_client: paho.Client, _user: Any, connection: Any) -> None:
+    """Small messages are sent at once, not gathered (Nagle)."""
+    with contextlib.suppress(OSError, AttributeError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _shut(client: paho.Client) -> None:

@@ -154,7 +154,9 @@ class FfmpegSource(Source):
         import av
 
         self.close()
-        av.logging.set_level(av.logging.PANIC)  # every error reaches us as an exception; FFmpeg's own lines may hold passwords
+        # Silent: errors reach us as exceptions. With any level, FFmpeg's threads would wait for the GIL to log, also while
+        # closing, which holds it, waits for them.
+        av.logging.set_level(None)
         target, asked = self._target, time.monotonic()
         try:
             self._container = av.open(

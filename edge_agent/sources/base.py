@@ -75,6 +75,9 @@ class Source(ABC):
     live: bool = True
     """Live sources have a newest frame; the others have a next frame, and none of theirs is ever skipped by default."""
 
+    unpaced: bool = False
+    """Delivers as fast as it is read, so that throughput counts and not latency: files that do not play in real time."""
+
     @property
     def finite(self) -> bool:
         """Whether EndOfStream is a finish. A camera that ends its stream is lost, and opened again."""

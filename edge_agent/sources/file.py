@@ -52,6 +52,7 @@ class FileSource(Source):
     def __init__(self, target: FfmpegTarget, config: Config) -> None:
         self._file = FfmpegSource(target)
         self._target, self._config = target, config
+        self.unpaced = not config.realtime
         self._started: tuple[float, float] | None = None
         self._position = 0
         self._failed_at: int | None = None

@@ -43,6 +43,7 @@ class ImagesSource(Source):
 
     def __init__(self, path: Path, config: Config) -> None:
         self._path, self._config = path, config
+        self.unpaced = config.interval_s is None
         self._files: Iterator[Path] = iter(())
         self._read_any = False
         self._next_at = 0.0

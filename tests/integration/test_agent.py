@@ -21,8 +21,6 @@ from tests.conftest import CLIP, TRUTH, CommandLine, Mosquitto, free_port, needs
 from tests.models.reference import iou
 from tests.subscriber import Subscriber, subscribed
 
-pytestmark = pytest.mark.tflite
-
 FRAMES = 150
 
 
@@ -79,6 +77,7 @@ def test_a_file_is_served_frame_by_frame_and_the_agent_ends_by_itself(mosquitto:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.tflite
 def test_the_published_boxes_are_where_the_people_are(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
     config = write_config(edge_agent.folder, mosquitto.port, {"source": str(CLIP), "classes": ["Person"]})
     with subscribed(mosquitto.port, "edge/dev/camera/cam0/detections") as heard:
@@ -122,7 +121,8 @@ def test_every_frame_is_accounted_for_when_the_model_is_too_slow(mosquitto: Mosq
         assert health["frames_served_total"] + lost + health["frames_in_flight"] == captured
         assert health["frames_in_flight"] == 0
         assert health["frames_served_total"] == len(heard.on(f"{name}/detections"))
-    assert final["cam1"]["frames_skipped_total"]["max_fps"] > 100
+    assert final["cam1"]["frames_skipped_total"]["max_fps"] > 0
+    assert sum(final["cam1"]["frames_skipped_total"].values()) > 100
 
 
 def test_one_dead_camera_takes_nothing_from_the_others(mosquitto: Mosquitto, edge_agent: CommandLine, tmp_path: Path) -> None:
@@ -156,6 +156,7 @@ def test_a_broker_absent_at_start_and_lost_later_costs_nothing_within_the_buffer
                 broker.start()
                 before = len(heard.on("/detections"))
                 wait_until(lambda: len(heard.on("/detections")) > before + 20, 40)
+                health = wait_until(lambda: [m.json for m in heard.on("/health") if m.json["delivery"]["reconnects_total"] >= 1])[-1]
                 agent.send_signal(signal.SIGTERM)
                 assert agent.wait(5) == 0
                 wait_until(lambda: heard.on("dev/status")[-1].payload == b"offline")
@@ -165,9 +166,7 @@ def test_a_broker_absent_at_start_and_lost_later_costs_nothing_within_the_buffer
     first = list(dict.fromkeys(seen))
     # What the subscriber missed while it was itself away is not the agent's loss; what it got is in order.
     assert first == sorted(first)
-    health = heard.on("/health")[-1].json["delivery"]
-    assert health["events_dropped_total"] == {}
-    assert health["reconnects_total"] >= 1
+    assert health["delivery"]["events_dropped_total"] == {}
 
 
 def _listening(port: int) -> bool:
@@ -244,12 +243,13 @@ def test_two_agents_with_one_identity_on_one_machine(mosquitto: Mosquitto, edge_
         assert first.poll() is None
 
 
+@pytest.mark.tflite
 def test_the_demo_shows_people_over_its_own_broker(edge_agent: CommandLine) -> None:
     pytest.importorskip("amqtt")
     done = edge_agent.run("demo", "--seconds", "5")
     assert done.returncode == 0, done.stderr
     assert "Person 0." in done.stdout
-    assert "demo online" in done.stdout
+    assert "camera demo: online" in done.stdout
 
 
 def test_the_demo_on_an_external_broker_is_read_by_mosquitto_sub(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:

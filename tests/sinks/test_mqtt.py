@@ -146,9 +146,10 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def call(*arguments: str) -> None:
         subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
 
-    for authority in ("ca", "other"):
-        call("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={authority}", "-keyout", f"{authority}.key",
-             "-out", f"{authority}.pem")  # fmt: skip
+    usage = "keyUsage=critical,keyCertSign,cRLSign"
+    for name in ("ca", "other"):
+        call("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}", "-addext", usage,
+             "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
     for name, extension in (("server", "subjectAltName=IP:127.0.0.1"), ("client", "extendedKeyUsage=clientAuth")):
         (folder / "extension").write_text(extension)
         call("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")

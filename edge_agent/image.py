@@ -133,6 +133,13 @@ def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
     while (size := _halved(pixels, width, height)) != pixels.shape[1::-1]:
         # At a factor of two, bilinear *is* the average of the two or four pixels, and OpenCV's is fast in one direction too.
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    return _sampled(pixels, width, height)
+
+
+def _sampled(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Plain bilinear: what chroma needs, of which cameras keep half the detail and detectors see less."""
+    import cv2
+
     if pixels.shape[:2] == (height, width):
         return pixels
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
@@ -149,10 +156,9 @@ class YuyvImage(Image):
     def resized(self, width: int, height: int, order: Order) -> Pixels:
         import cv2
 
-        # Luma at its own resolution, and chroma from the macropixels (Y0 U Y1 V as four channels, half as wide), for
-        # which plain bilinear is good enough: averaging four interleaved channels costs several times the luma's.
+        # Luma at its own resolution, and chroma from the macropixels (Y0 U Y1 V as four channels, half as wide).
         luma = _resized(cv2.extractChannel(self._data, 0), width, height)  # type: ignore[arg-type]
-        macro = cv2.resize(self._data.reshape(self.height, self.width // 2, 4), (width, height), interpolation=cv2.INTER_LINEAR)
+        macro = _sampled(self._data.reshape(self.height, self.width // 2, 4), width, height)
         yuv = np.empty((height, width, 3), np.uint8)
         cv2.mixChannels([luma, macro], [yuv], [0, 0, 2, 1, 4, 2])
         return cv2.transform(yuv, _matrix(self._colours, order), dst=yuv)  # type: ignore[return-value]
@@ -177,7 +183,8 @@ class PlanarImage(Image):
     def resized(self, width: int, height: int, order: Order) -> Pixels:
         import cv2
 
-        yuv = cv2.merge([_resized(plane, width, height) for plane in (self._y, *self._chroma)])
+        luma = _resized(self._y, width, height)
+        yuv = cv2.merge([luma, *(_sampled(plane, width, height) for plane in self._chroma)])
         return cv2.transform(yuv, _matrix(self._colours, order), dst=yuv)  # type: ignore[return-value]
 
     def bgr(self) -> Pixels:

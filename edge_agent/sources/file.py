@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import PurePath
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from edge_agent.config import Table
 from edge_agent.config_file import redact
@@ -35,8 +35,11 @@ def claims(source: str | int) -> bool:
     """Paths and http(s) addresses that end like a video file."""
     if not isinstance(source, str):
         return False
-    scheme, found, rest = source.partition("://")
-    path = rest.partition("?")[0].partition("#")[0] if found else source
+    scheme, found, _ = source.partition("://")
+    try:
+        path = urlsplit(source).path if found else source
+    except ValueError:  # "http://[": no address
+        return False
     return (not found or scheme.lower() in {"file", "http", "https"}) and PurePath(path).suffix.lower() in SUFFIXES
 
 
@@ -77,7 +80,7 @@ class FileSource(Source):
             reading = self._next()
         except EndOfStream:
             if not self._position:
-                raise SourceBroken(f"{self._target.shown} holds no frame", SourceErrorCode.INVALID_DATA) from None
+                raise SourceBroken(f"{self._target.shown} holds no frame{self._hint()}", SourceErrorCode.INVALID_DATA) from None
             self._position, self._failed_at = 0, None
             if not self._config.loop:
                 raise
@@ -94,6 +97,11 @@ class FileSource(Source):
                 raise SourceBroken(f"{error} (after {self._position} frames, twice)", error.code) from None
             self._failed_at = self._position
             raise
+
+    def _hint(self) -> str:
+        if "://" not in self._target.url:
+            return ""
+        return " (of a server without range requests, an mp4 can only be read with its index first: ffmpeg's -movflags +faststart)"
 
     def _due(self, reading: Reading) -> float:
         """When to show it. After a pause (a slow model, a jump in the timestamps) the count begins anew."""

@@ -1,7 +1,7 @@
 """Drives one source: its thread, its reconnects, its state, its counters, and the slot its frames wait in.
 
 The slot is the first of the two places where a frame changes thread. A live source's slot is latest-wins: a frame
-that is overtaken before the model is free is *skipped*. A file's slot is lossless: the reader waits.
+that is overtaken before the model is free is *skipped*. A file's slot is lossless and a few frames deep: the reader waits.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,6 +23,8 @@ from edge_agent.stats import FrameCounts, RateMeter, ReasonCounter
 
 log = logging.getLogger(__name__)
 
+FILE_DEPTH = 4
+"""Frames of a file that may wait, so that neither decoder nor model stands still for the other's unevenness."""
 CAMERA_BACKOFF = BackoffPolicy(first_s=0.5, cap_s=30.0, stable_s=10.0)
 
 
@@ -71,7 +74,8 @@ class Capture:
         self._wake = wake
         self._on_change = on_change
         self._backoff = backoff or Backoff(CAMERA_BACKOFF)
-        self._slot: Frame | None = None
+        self._slot: deque[Frame] = deque()
+        self._depth = FILE_DEPTH if self.every and source.unpaced else 1
         self._slot_due = 0.0
         self._held_until = 0.0
         self._stopping = threading.Event()
@@ -97,15 +101,15 @@ class Capture:
     @property
     def ended(self) -> bool:
         """Nothing more will come, and nothing is waiting."""
-        return self.status.state is CameraState.ENDED and self._slot is None
+        return self.status.state is CameraState.ENDED and not self._slot
 
     def ready_at(self) -> float | None:
         """Monotonic time from when a frame may be taken; None when none waits. Call with the wake lock held."""
-        return None if self._slot is None else self._slot_due
+        return self._slot_due if self._slot else None
 
     def take(self, now: float) -> Frame | None:
         """The waiting frame, which is then in the caller's hands. Call with the wake lock held."""
-        frame, self._slot = self._slot, None
+        frame = self._slot.popleft() if self._slot else None
         if frame is not None:
             if self.camera.settings.max_fps:
                 # The schedule keeps its beat unless it fell behind by more than one interval.
@@ -129,7 +133,7 @@ class Capture:
         with self._wake:
             status = self.status
             silent_s = now - max(status.last_frame_at or now, self._held_until)
-            waits_for_us = self.every and self._slot is not None
+            waits_for_us = self.every and bool(self._slot)
             if status.state is not CameraState.ONLINE or silent_s <= after_s or waits_for_us:
                 return
             self._enter(CameraState.STALLED)
@@ -143,11 +147,11 @@ class Capture:
             return FrameCounts(counts.captured, counts.served, ReasonCounter(counts.skipped), ReasonCounter(counts.dropped))
 
     def drop_waiting(self, reason: str) -> None:
-        """Give up the frame that waits, if any, and count it."""
+        """Give up the frames that wait, if any, and count them."""
         with self._wake:
-            if self._slot is not None:
-                self._slot = None
-                self.counts.dropped[reason] += 1
+            if self._slot:
+                self.counts.dropped[reason] += len(self._slot)
+                self._slot.clear()
 
     def _run(self) -> None:
         try:
@@ -225,15 +229,16 @@ class Capture:
         self._next_frame_id += 1
         with self._wake:
             self.counts.captured += 1
-            while self.every and self._slot is not None and not self._stopping.is_set():
+            while self.every and len(self._slot) >= self._depth and not self._stopping.is_set():
                 self._wake.wait(1.0)
             if self._stopping.is_set():
                 self.counts.dropped["shutdown"] += 1
                 return
-            if self._slot is not None:
+            if not self.every and self._slot:
+                self._slot.clear()
                 held_back = self._slot_due > time.monotonic()
                 self.counts.skipped["max_fps" if held_back else "model_busy"] += 1
-            self._slot = frame
+            self._slot.append(frame)
             self._wake.notify_all()
 
     def _wait_after(self, error: SourceError) -> None:

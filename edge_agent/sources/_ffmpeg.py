@@ -186,7 +186,8 @@ class FfmpegSource(Source):
         rate = (stream.average_rate or stream.guessed_rate) if self.live else (stream.guessed_rate or stream.average_rate)
         fps = round(float(rate), 3) if rate else None
         self._timestamps = _Timestamps(1 / fps if fps else _USUAL_INTERVAL_S)
-        return StreamInfo(context.width, context.height, fps, f"{context.name} (FFmpeg, software)", context.pix_fmt or "")
+        # Its pixel format is not asked for: where FFmpeg could not find one out, PyAV 17 takes the process down.
+        return StreamInfo(context.width, context.height, fps, f"{context.name} (FFmpeg, software)")
 
     def read(self) -> Reading:
         while not self._decoded:
@@ -273,7 +274,8 @@ def _network_fault(url: str) -> tuple[SourceErrorCode, str] | None:
 
 
 def _is_cover_art(stream: VideoStream) -> bool:
-    return bool(int(stream.disposition) & _ATTACHED_PICTURE)
+    disposition = stream.disposition  # a number, or before PyAV 15 an enum.Flag, which is none
+    return bool(int(getattr(disposition, "value", disposition)) & _ATTACHED_PICTURE)
 
 
 def error_code(error: Exception) -> SourceErrorCode:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_origin
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
@@ -351,7 +351,7 @@ def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel] | N
 
 
 def _table_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and not get_origin(annotation) and issubclass(annotation, BaseModel):  # 3.10: list[str] is a type
         return annotation
     for inner in getattr(annotation, "__args__", ()):
         found = _table_in(inner)

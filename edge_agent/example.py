@@ -106,4 +106,5 @@ def _doc(model: type[BaseModel]) -> list[str]:
 
 def _inner_model(annotation: Any) -> type[BaseModel] | None:
     options = typing.get_args(annotation) or (annotation,)
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    # Python 3.10 takes tuple[str, ...] for a class.
+    return next((o for o in options if isinstance(o, type) and not typing.get_origin(o) and issubclass(o, BaseModel)), None)

@@ -16,8 +16,8 @@ from edge_agent import __version__
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
 from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
-from edge_agent.events import STATUS_ONLINE, ModelInfo, encode
-from edge_agent.health import Health, HealthContext, camera_status, summary
+from edge_agent.events import STATUS_ONLINE, ModelInfo
+from edge_agent.health import Health, HealthContext, summary
 from edge_agent.models import _loading as model_loading
 from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Thresholds
@@ -59,6 +59,8 @@ class Agent:
         """Run until stopped, or until every source has ended. Raises EdgeAgentError for what prevents the start."""
         check_files(self._config)
         loaded, thresholds = self._load()
+        if self._stopping.is_set():
+            return ExitCode.OK
         state = state_for(self._config)
         state.open()
         try:
@@ -123,24 +125,22 @@ class Agent:
 
     def _shut_down(self, pipeline: Pipeline, publisher: Publisher, health: Health) -> ExitCode:
         asked = self._stopping.is_set()
-        self._notifier.stopping()
         for capture in self.captures:
             capture.stop()
         lanes_ended = pipeline.stop(LANES_S)
         deadline = time.monotonic() + CAPTURES_S
         for capture in self.captures:
             capture.join(max(0.0, deadline - time.monotonic()))
-            capture.drop_waiting("shutdown")
+            capture.abandon()
         health.stop(CAPTURES_S)
-        now = time.monotonic()
-        if pipeline.finished.is_set() and not asked:
-            publisher.publish(encode(health.heartbeat(now)))
-        for capture in self.captures:
-            publisher.publish(encode(camera_status(self.device, capture, now, stopped=not capture.ended)))
-        publisher.stop(DRAIN_AT_STOP_S if asked else DRAIN_AT_END_S)
+        self._notifier.stopping()
+        health.say_stopped()
+        publisher.stop(DRAIN_AT_STOP_S if asked else DRAIN_AT_END_S, keep_trying=not asked)
         for camera, text in summary(self.captures).items():
             log.info("frames camera=%s %s", camera, text)
         log.info("stopped delivered=%d dropped=%s", publisher.counts.delivered, dict(publisher.counts.dropped))
+        if not asked and publisher.counts.dropped["shutdown"]:
+            return ExitCode.UNAVAILABLE
         return self._outcome(pipeline, lanes_ended=lanes_ended)
 
     def _outcome(self, pipeline: Pipeline, *, lanes_ended: bool) -> ExitCode:
@@ -199,8 +199,12 @@ def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Sig
                 log.warning("asked again, leaving at once")
                 return
             leave_by = now + LEAVE_WITHIN_S
-            log.info("stopping because=%s", signal.Signals(received.si_signo).name if received else "time is up")
             agent.stop()
+            # Before anything is logged: a reader of stderr that has gone to sleep must not keep us either.
+            last_resort = threading.Timer(LEAVE_WITHIN_S + 0.2, os._exit, (int(ExitCode.OK),))
+            last_resort.daemon = True
+            last_resort.start()
+            log.info("stopping because=%s", signal.Signals(received.si_signo).name if received else "time is up")
         if leave_by is not None and now >= leave_by:
             return
 

@@ -47,8 +47,11 @@ class CaptureStatus:
     state: CameraState = CameraState.CONNECTING
     since_utc: float = field(default_factory=time.time)
     error: SourceError | None = None
-    """Why it is not online, or was not the last time."""
+    """Why it is not online."""
+    last_error: SourceError | None = None
+    """Why it was not online the last time it was not."""
     reconnects: int = 0
+    """How often it had to be opened again, attempts that failed included."""
     info: StreamInfo | None = None
     last_frame_at: float | None = None
     """Monotonic seconds."""
@@ -75,6 +78,7 @@ class Capture:
         self._on_change = on_change
         self._backoff = backoff or Backoff(CAMERA_BACKOFF)
         self._slot: deque[Frame] = deque()
+        self._abandoned = False
         self._depth = FILE_DEPTH if self.every and source.unpaced else 1
         self._slot_due = 0.0
         self._held_until = 0.0
@@ -121,12 +125,13 @@ class Capture:
     def served(self) -> None:
         """The frame that was taken has become an event."""
         with self._wake:
-            self.counts.served += 1
+            self.counts.served += not self._abandoned
 
     def lost(self, reason: str) -> None:
         """The frame that was taken has come to nothing."""
         with self._wake:
-            self.counts.dropped[reason] += 1
+            if not self._abandoned:
+                self.counts.dropped[reason] += 1
 
     def check_stall(self, now: float, after_s: float) -> None:
         """Call now and then, from one thread: says so when an online source has fallen silent."""
@@ -146,12 +151,13 @@ class Capture:
             counts = self.counts
             return FrameCounts(counts.captured, counts.served, ReasonCounter(counts.skipped), ReasonCounter(counts.dropped))
 
-    def drop_waiting(self, reason: str) -> None:
-        """Give up the frames that wait, if any, and count them."""
+    def abandon(self) -> None:
+        """Give up every frame that is on its way, and count them: the last word on what became of this camera's frames."""
         with self._wake:
-            if self._slot:
-                self.counts.dropped[reason] += len(self._slot)
-                self._slot.clear()
+            if self.counts.in_flight:
+                self.counts.dropped["shutdown"] += self.counts.in_flight
+            self._abandoned = True
+            self._slot.clear()
 
     def _run(self) -> None:
         try:
@@ -228,11 +234,14 @@ class Capture:
         frame = Frame(self.camera.id, self._next_frame_id, reading.image, captured_at, captured_utc, reading.pts_s)
         self._next_frame_id += 1
         with self._wake:
+            if self._abandoned:
+                return
             self.counts.captured += 1
             while self.every and len(self._slot) >= self._depth and not self._stopping.is_set():
                 self._wake.wait(1.0)
             if self._stopping.is_set():
-                self.counts.dropped["shutdown"] += 1
+                if not self._abandoned:
+                    self.counts.dropped["shutdown"] += 1
                 return
             if not self.every and self._slot:
                 self._slot.clear()
@@ -243,7 +252,7 @@ class Capture:
 
     def _wait_after(self, error: SourceError) -> None:
         delay = self._backoff.next_delay()
-        self.status.error = error
+        self.status.error = self.status.last_error = error
         self.status.reconnects += 1
         log.warning("source unavailable camera=%s code=%s retry_in=%.1fs reason=%s", self.camera.id, error.code.value, delay, error)
         self._set(CameraState.BACKOFF)
@@ -251,6 +260,7 @@ class Capture:
 
     def _end(self, error: SourceError | None) -> None:
         self.status.error = error
+        self.status.last_error = error or self.status.last_error
         if error:
             log.error("camera ended camera=%s code=%s reason=%s", self.camera.id, error.code.value, error)
         else:

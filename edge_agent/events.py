@@ -114,8 +114,9 @@ class CameraStatusEvent:
     camera: str
     state: Literal["connecting", "online", "stalled", "backoff", "paused", "muted", "ended", "stopped"]
     since: Timestamp
-    error: Annotated[ErrorInfo | None, Field(description="why it is not online")]
-    reconnects: int
+    error: Annotated[ErrorInfo | None, Field(description="why it is not online now")]
+    last_error: Annotated[ErrorInfo | None, Field(description="why it was not, the last time it was not")]
+    reconnects: Annotated[int, Field(description="how often it had to be opened again, failed attempts included")]
     last_frame_age_s: float | None
     width: int | None = None
     height: int | None = None
@@ -131,7 +132,7 @@ class CameraHealth:
     frames_captured_total: int
     frames_served_total: int
     frames_skipped_total: Annotated[dict[str, int], Field(description="by policy: model_busy, max_fps")]
-    frames_dropped_total: Annotated[dict[str, int], Field(description="lost: model_error, shutdown")]
+    frames_dropped_total: Annotated[dict[str, int], Field(description="lost: model_error, unreadable, shutdown")]
     frames_in_flight: int
     captured_fps: float
     served_fps: float
@@ -184,7 +185,10 @@ class HealthEvent:
     clock_synced: bool
     agent_version: str
     uptime_s: float
-    verdict: Annotated[Literal["ok", "degraded", "failing"], Field(description="ok; some of it does not work; none of it does")]
+    verdict: Annotated[
+        Literal["ok", "degraded", "failing", "stopped"],
+        Field(description="ok; some of it does not work; none of it does; the agent has ended"),
+    ]
     reasons: list[str]
     model: ModelInfo
     accelerator: str

@@ -11,6 +11,7 @@ from typing import Literal
 
 from edge_agent import __version__, host
 from edge_agent.capture import CameraState, Capture
+from edge_agent.errors import SourceError
 from edge_agent.events import (
     CameraHealth,
     CameraStatusEvent,
@@ -36,7 +37,10 @@ CHECK_S = 0.5
 STUCK_AFTER_S = 10.0
 """A lane that shows no progress for so long is stuck: the watchdog is no longer petted."""
 
-Verdict = Literal["ok", "degraded", "failing"]
+GIVE_UP_AFTER_S = 60.0
+"""Where no service manager would end the process, it ends itself."""
+
+Verdict = Literal["ok", "degraded", "failing", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Health:
         self._petted = 0.0
         self._wake = threading.Event()
         self._stopping = self._beat_now = False
+        self._speaking = threading.Lock()  # so that of two readings of one state, the later is published last
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
     def start(self) -> None:
@@ -73,11 +78,19 @@ class Health:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Fall silent."""
-        self._stopping = True
+        """Fall silent: what is said after that is the last word."""
+        with self._speaking:
+            self._stopping = True
         self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
+
+    def say_stopped(self) -> None:
+        """The last word: each camera's state and the heartbeat as they stay at the broker."""
+        now = time.monotonic()
+        for capture in self._captures:
+            self._publisher.publish(encode(camera_status(self._context.device, capture, now, stopped=not capture.ended)))
+        self._publisher.publish(encode(self.heartbeat(now, stopped=True)))
 
     def beat_soon(self) -> None:
         """Something changed that the next heartbeat should not keep waiting for, such as the way to the broker."""
@@ -111,6 +124,8 @@ class Health:
         stuck = not moved and now - since > STUCK_AFTER_S and not self._pipeline.finished.is_set()
         if stuck:
             log.error("pipeline makes no progress for=%.0fs", now - since)
+            if self._notifier.watchdog_s is None and now - since > GIVE_UP_AFTER_S:
+                self._pipeline.give_up(f"an inference has not ended for {now - since:.0f} s")
         elif not self._publisher.is_alive:
             log.error("publisher has ended")
         elif self._notifier.watchdog_s is not None and now - self._petted >= self._notifier.watchdog_s / 4:
@@ -129,18 +144,23 @@ class Health:
     def beat(self, now: float) -> None:
         """One heartbeat, and each camera's state as of now."""
         self.clock_synced = host.clock_synced()
-        for capture in self._captures:
-            self._publisher.publish(encode(camera_status(self._context.device, capture, now)))
-        self._publisher.publish(encode(self.heartbeat(now)))
+        with self._speaking:
+            if self._stopping:
+                return
+            for capture in self._captures:
+                self._publisher.publish(encode(camera_status(self._context.device, capture, now)))
+            self._publisher.publish(encode(self.heartbeat(now)))
 
     def camera_changed(self, capture: Capture) -> None:
         """A camera's state is another: tell at once. Called from the capture's thread."""
-        self._publisher.publish(encode(camera_status(self._context.device, capture, time.monotonic())))
+        with self._speaking:
+            if not self._stopping:
+                self._publisher.publish(encode(camera_status(self._context.device, capture, time.monotonic())))
         self._wake.set()  # for ``systemctl status``
 
-    def heartbeat(self, now: float) -> HealthEvent:
+    def heartbeat(self, now: float, *, stopped: bool = False) -> HealthEvent:
         """All that is known, as the contract writes it."""
-        verdict, reasons = self._verdict()
+        verdict, reasons = ("stopped", list[str]()) if stopped else self._verdict()
         context, pipeline = self._context, self._pipeline
         return HealthEvent(
             device=context.device,
@@ -154,8 +174,8 @@ class Health:
             model=context.model,
             accelerator=context.accelerator,
             stages_ms={name: window.percentiles() for name, window in pipeline.stages.items()},
-            cameras={capture.camera.id: self._camera(capture, now) for capture in self._captures},
-            delivery=self._delivery(),
+            cameras={capture.camera.id: self._camera(capture, now, stopped=stopped) for capture in self._captures},
+            delivery=self._delivery(stopped=stopped),
             process=self._process(now),
             host=self._host(),
         )
@@ -169,10 +189,10 @@ class Health:
             return "failing", reasons
         return ("degraded" if reasons else "ok"), reasons
 
-    def _camera(self, capture: Capture, now: float) -> CameraHealth:
+    def _camera(self, capture: Capture, now: float, *, stopped: bool) -> CameraHealth:
         counts, status, flow = capture.snapshot(), capture.status, self._pipeline.flows[capture.camera.id]
         return CameraHealth(
-            state=status.state.value,
+            state="stopped" if stopped and not capture.ended else status.state.value,
             frames_captured_total=counts.captured,
             frames_served_total=counts.served,
             frames_skipped_total=merged(counts.skipped),
@@ -183,15 +203,15 @@ class Health:
             latency_ms=flow.latency.percentiles(),
             last_frame_age_s=_age(capture, now),
             reconnects_total=status.reconnects,
-            error=_error(capture),
+            error=_error(capture.status.error),
             decoder=status.info.decoder if status.info else None,
         )
 
-    def _delivery(self) -> DeliveryHealth:
+    def _delivery(self, *, stopped: bool) -> DeliveryHealth:
         publisher = self._publisher
         events, size = publisher.queued
         return DeliveryHealth(
-            connected=publisher.connected,
+            connected=publisher.connected and not stopped,
             reconnects_total=max(0, publisher.counts.connections - 1),
             events_queued=events,
             events_queued_bytes=size,
@@ -223,8 +243,7 @@ def _age(capture: Capture, now: float) -> float | None:
     return None if last is None else round(now - last, 2)
 
 
-def _error(capture: Capture) -> ErrorInfo | None:
-    error = capture.status.error
+def _error(error: SourceError | None) -> ErrorInfo | None:
     return None if error is None else ErrorInfo(error.code.value, str(error))
 
 
@@ -237,7 +256,8 @@ def camera_status(device: str, capture: Capture, now: float, *, stopped: bool = 
         camera=capture.camera.id,
         state="stopped" if stopped else status.state.value,
         since=timestamp(time.time() if stopped else status.since_utc),
-        error=_error(capture),
+        error=_error(capture.status.error),
+        last_error=_error(capture.status.last_error),
         reconnects=status.reconnects,
         last_frame_age_s=_age(capture, now),
         width=info.width if info and info.width else None,

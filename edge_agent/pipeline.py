@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from edge_agent.errors import ModelError
 from edge_agent.events import DetectedObject, DetectionsEvent, LatencyParts, Message, ModelInfo, encode, timestamp
 from edge_agent.models.base import Model, Prediction, Thresholds
-from edge_agent.scheduler import Job, Scheduler
+from edge_agent.scheduler import POLL_S, Job, Scheduler
 from edge_agent.stats import RateMeter, Window
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,9 @@ class Pipeline:
         """No frame will come any more, or the loop has failed."""
         self._context, self._scheduler = context, scheduler
         self._stopping = threading.Event()
-        self._commit_lock = threading.Lock()
+        self._committed = threading.Condition()
+        self._most_waiting = 2 * len(lanes)
+        self._running = len(lanes)
         self._errors_in_a_row = 0
         self._lanes = [
             threading.Thread(target=self._lane, args=(index, model), name=f"lane-{index}", daemon=True) for index, model in enumerate(lanes)
@@ -84,10 +86,17 @@ class Pipeline:
                 lane.join(max(0.0, deadline - time.monotonic()))
         return not any(lane.is_alive() for lane in self._lanes)
 
+    def give_up(self, reason: str) -> None:
+        """End with a failure, from outside: a lane that hangs cannot say so itself."""
+        self.failure = ModelError(reason)
+        self.finished.set()
+
     def _lane(self, index: int, model: Model) -> None:
         try:
             while not self._stopping.is_set():
                 self.ticks[index] += 1
+                if not self._has_room():
+                    continue
                 job = self._scheduler.take()
                 if job is not None:
                     self._commit(job, self._infer(model, job))
@@ -96,7 +105,15 @@ class Pipeline:
         except Exception as error:  # whatever it is, the process must not go on as if frames were served
             log.debug("lane failed", exc_info=True)
             self.failure = error
-        self.finished.set()
+        with self._committed:
+            self._running -= 1
+            if self._running == 0 or self.failure is not None:
+                self.finished.set()
+
+    def _has_room(self) -> bool:
+        """Whether few enough results wait for an earlier frame; one lane that is slow must not let them pile up."""
+        with self._committed:
+            return self._committed.wait_for(lambda: sum(len(f.waiting) for f in self.flows.values()) < self._most_waiting, POLL_S)
 
     def _infer(self, model: Model, job: Job) -> Prediction | None:
         try:
@@ -114,11 +131,12 @@ class Pipeline:
     def _commit(self, job: Job, prediction: Prediction | None) -> None:
         """Publish in the order in which the frames were taken, whichever lane is done first."""
         flow = self.flows[job.frame.camera]
-        with self._commit_lock:
+        with self._committed:
             flow.waiting[job.ticket] = (job, prediction)
             while (ready := flow.waiting.pop(flow.next_ticket, None)) is not None:
                 flow.next_ticket += 1
                 self._emit(flow, *ready)
+            self._committed.notify_all()
 
     def _emit(self, flow: CameraFlow, job: Job, prediction: Prediction | None) -> None:
         if prediction is None:

@@ -62,7 +62,7 @@ class Publisher:
         self._events: deque[Message] = deque()
         self._bytes = 0
         self._writing: list[Message] = []
-        self._stopping = False
+        self._stopping = self._keep_trying = False
         self._abandon = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -102,12 +102,15 @@ class Publisher:
         with self._changed:
             return len(self._events) + len(self._writing), self._bytes + sum(len(m.payload) for m in self._writing)
 
-    def stop(self, timeout_s: float) -> bool:
-        """Say ``offline``, deliver what can be delivered in that time, and end. False if the thread is still busy."""
+    def stop(self, timeout_s: float, *, keep_trying: bool = False) -> bool:
+        """Say ``offline``, deliver what can be delivered in that time, and end. False if the thread is still busy.
+
+        Without a connection that is nothing, at once; or, with ``keep_trying``, what a connection within that time allows.
+        """
         self.publish(STATUS_OFFLINE)
         with self._changed:
-            self._stopping = True
-            if not self.connected:
+            self._stopping, self._keep_trying = True, keep_trying
+            if not self.connected and not keep_trying:
                 self._abandon.set()
             self._changed.notify_all()
         if self._thread.ident is not None:
@@ -213,7 +216,10 @@ class Publisher:
             self.connected, self.error = False, reason
         log.warning("sink unavailable sink=%s retry_in=%.1fs queued=%d reason=%s", self.sink.name, delay, self.queued[0], reason)
         self._on_change()
-        if self._stopping:
-            self._abandon.set()
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping, delay)
+            if self._stopping and not self._keep_trying:
+                self._abandon.set()
+            elif self._stopping:
+                self._changed.wait(min(delay, IDLE_S))
+            else:
+                self._changed.wait_for(lambda: self._stopping, delay)

@@ -29,7 +29,7 @@ class FrameCounts:
     skipped: ReasonCounter = field(default_factory=ReasonCounter)
     """By policy: ``model_busy`` (a fresher one came before the model was free), ``max_fps``."""
     dropped: ReasonCounter = field(default_factory=ReasonCounter)
-    """Lost: ``model_error``, ``shutdown``, ``source_lost``."""
+    """Lost: ``model_error``, ``unreadable`` (a damaged picture), ``shutdown``."""
 
     @property
     def in_flight(self) -> int:
@@ -59,6 +59,9 @@ class Window:
         return {f"p{name}": round(float(value), 3) for name, value in zip(which, found, strict=True)}
 
 
+LEAST_SPAN_S = 0.25
+
+
 class RateMeter:
     """Events per second over a span: a count over the time between its first and last event. Thread-safe."""
 
@@ -83,7 +86,7 @@ class RateMeter:
             # Once events stop, the time since the last one counts too, so that the rate falls instead of freezing.
             mean = (times[-1] - times[0]) / (len(times) - 1)
             span = times[-1] - times[0] + max(0.0, now - times[-1] - mean)
-            return round((len(times) - 1) / span, 2) if span > 0 else 0.0
+            return round((len(times) - 1) / max(span, LEAST_SPAN_S), 2) if span > 0 else 0.0  # a burst is no rate yet
 
 
 def merged(counts: Mapping[str, int]) -> dict[str, int]:

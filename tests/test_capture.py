@@ -163,7 +163,7 @@ def test_every_frame_is_accounted_for(events: list[str], live: bool, served: lis
                     capture.lost("model_error")
             counts = capture.snapshot()
             assert 0 <= counts.in_flight <= 2  # one in the slot, and one whose reader waits for the slot
-    capture.drop_waiting("shutdown")
+    capture.abandon()
     counts = capture.snapshot()
     frames, unreadable = usable.count("frame"), usable.count("unreadable")
     assert counts.captured == frames + unreadable
@@ -245,8 +245,8 @@ def test_a_frame_that_waits_at_the_end_is_dropped_by_name() -> None:
     source = ScriptedSource([frame()] * 3, live=False)
     with running(Rig(source)) as rig:
         wait_until(lambda: source.reads == 2)
-    rig.capture.drop_waiting("shutdown")
-    rig.capture.drop_waiting("shutdown")
+    rig.capture.abandon()
+    rig.capture.abandon()
     counts = rig.capture.snapshot()
     assert (counts.captured, dict(counts.dropped), counts.in_flight) == (2, {"shutdown": 2}, 0)
 

@@ -125,6 +125,42 @@ def test_lanes_that_finish_out_of_order_publish_in_order() -> None:
     assert [e["frame_id"] for e in line.events] == list(range(20))
 
 
+def test_a_slow_lane_is_waited_for_before_the_end() -> None:
+    gates = {4: threading.Event()}
+    with Line(5, ScriptedModel(gates=gates), ScriptedModel(gates=gates)) as line:
+        wait_until(lambda: len(line.messages) == 4)
+        assert not line.pipeline.finished.wait(0.3)
+        gates[4].set()
+        assert line.pipeline.finished.wait(10)
+    assert [e["frame_id"] for e in line.events] == list(range(5))
+
+
+def test_a_lane_that_hangs_lets_only_a_few_results_pile_up_and_every_frame_is_accounted_for() -> None:
+    gates = {2: threading.Event()}
+    line = Line(1000, ScriptedModel(gates=gates), ScriptedModel(gates=gates))
+    line.pipeline.start()
+    line.capture.start()
+    wait_until(lambda: len(line.pipeline.flows["c"].waiting) == 4)
+    assert not line.pipeline.stop(0.7)
+    assert len(line.pipeline.flows["c"].waiting) == 4
+    line.capture.stop()
+    assert line.capture.join(5)
+    line.capture.abandon()
+    counts = line.capture.snapshot()
+    assert counts.in_flight == 0
+    assert (counts.served, counts.captured) == (2, 2 + counts.dropped["shutdown"])
+    gates[2].set()
+    assert line.pipeline.stop(5)
+    assert line.capture.snapshot() == counts, "what comes too late changes nothing any more"
+
+
+def test_giving_up_ends_with_the_reason() -> None:
+    with Line(3, ScriptedModel()) as line:
+        line.pipeline.give_up("an inference has not ended")
+        assert line.pipeline.finished.is_set()
+    assert "has not ended" in str(line.pipeline.failure)
+
+
 @pytest.mark.parametrize("error", [ModelError("cannot"), RuntimeError("a library's own"), ValueError("odd")])
 def test_one_bad_frame_is_counted_and_the_others_go_on(error: Exception) -> None:
     with Line(20, ScriptedModel({5: error, 9: error})) as line:

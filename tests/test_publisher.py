@@ -255,6 +255,20 @@ def test_stop_without_a_broker_is_prompt_and_counts_the_loss(sink: ScriptedSink,
     assert "events lost at shutdown" in caplog.text
 
 
+def test_a_run_that_ended_by_itself_keeps_trying_until_it_is_connected(sink: ScriptedSink) -> None:
+    sink.is_reachable = False
+    publisher = Publisher(sink, 100, 10_000, AT_ONCE)
+    for number in range(9):
+        publisher.publish(event(number))
+    publisher.start()
+    wait_until(lambda: publisher.error)
+    threading.Timer(0.2, lambda: setattr(sink, "is_reachable", True)).start()
+    assert publisher.stop(10, keep_trying=True)
+    assert sink.events == list(range(9))
+    assert sink.written[-1] == STATUS_OFFLINE
+    assert publisher.counts.dropped["shutdown"] == 0
+
+
 def test_stop_is_bounded_when_the_sink_hangs(sink: ScriptedSink) -> None:
     publisher = Publisher(sink, 100, 10_000, AT_ONCE)
     sink.gate.clear()

@@ -58,7 +58,9 @@ def test_a_steady_rate_is_measured_as_it_is(fps: float, start: float, events: in
     meter = RateMeter(span_s=1e9)
     for index in range(events):
         meter.tick(start + index / fps)
-    assert math.isclose(meter.rate(start + (events - 1) / fps), fps, rel_tol=0.01, abs_tol=0.02)
+    span = (events - 1) / fps
+    # A burst of a few frames at the start is no rate yet.
+    assert math.isclose(meter.rate(start + span), fps if span >= 0.25 else (events - 1) / 0.25, rel_tol=0.01, abs_tol=0.02)
 
 
 @given(st.lists(st.floats(0.001, 3), min_size=2, max_size=50), st.lists(st.floats(0, 30), min_size=2, max_size=10))

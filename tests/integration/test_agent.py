@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -201,7 +203,12 @@ def test_a_signal_drains_and_leaves_within_5_s(mosquitto: Mosquitto, edge_agent:
         agent.send_signal(first)
         assert agent.wait(5) == 0
         wait_until(lambda: heard.on("dev/status")[-1].payload == b"offline")
-        assert heard.on("cam0/status")[-1].json["state"] == "stopped"
+        with subscribed(mosquitto.port) as late:
+            wait_until(lambda: len(late.heard) == 3)
+        assert all(message.retain for message in late.heard)
+        health = late.on("/health")[0].json
+        assert late.on("cam0/status")[0].json["state"] == health["cameras"]["cam0"]["state"] == health["verdict"] == "stopped"
+        assert health["delivery"]["connected"] is False
         assert_follows_the_contract(heard)
 
 
@@ -218,6 +225,41 @@ def test_sigterm_while_nothing_can_be_reached_leaves_within_5_s(edge_agent: Comm
             agent.send_signal(signal.SIGTERM)
             assert agent.wait(5) == 0
         connection.close()
+
+
+def test_sigterm_is_answered_while_nobody_reads_the_log(edge_agent: CommandLine) -> None:
+    """stderr is a pipe that is full."""
+    config = write_config(edge_agent.folder, free_port(), {"source": "synthetic"}, extra='[log]\nlevel = "debug"')
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    command = [sys.executable, "-m", "edge_agent", "run", "-c", config]
+    with subprocess.Popen(command, cwd=edge_agent.folder, env=edge_agent.environment(), stderr=writer) as agent:
+        wait_until((edge_agent.folder / "state" / "sequences.json").exists)
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x")
+        os.set_blocking(writer, True)
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(6) == 0
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_broker_that_comes_late_still_gets_all_of_a_file(edge_agent: CommandLine, tmp_path: Path) -> None:
+    broker = Mosquitto(tmp_path)
+    config = write_config(edge_agent.folder, broker.port, {"source": str(short_clip(tmp_path))})
+    with terminated(edge_agent.start("run", "-c", config)) as agent:
+        assert agent.stderr is not None
+        while "camera ended" not in agent.stderr.readline():
+            pass
+        try:
+            broker.lines = (*broker.lines, "max_queued_messages 0", "persistent_client_expiration 1h")
+            broker.start()
+            assert agent.wait(30) == 0
+            assert "delivered=40" in agent.stderr.read()
+        finally:
+            broker.stop()
 
 
 def test_a_file_that_is_no_video_ends_its_camera_and_not_the_others(mosquitto: Mosquitto, edge_agent: CommandLine, tmp_path: Path) -> None:

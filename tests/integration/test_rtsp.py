@@ -287,7 +287,7 @@ def watched(server: RtspServer, **keys: Any) -> Iterator[tuple[Capture, Callable
     finally:
         capture.stop()
         assert capture.join(10)
-        capture.drop_waiting("shutdown")
+        capture.abandon()
         assert capture.snapshot().in_flight == 0
 
 

@@ -76,8 +76,8 @@ class Agent:
         pipeline.start()
         for capture in self.captures:
             capture.start()
-        health.start()
         self._notifier.ready("started")
+        health.start()
         self._on_started()
         self._wait(pipeline)
         return self._shut_down(pipeline, publisher, health)

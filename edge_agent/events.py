@@ -115,12 +115,12 @@ class CameraStatusEvent:
     state: Literal["connecting", "online", "stalled", "backoff", "paused", "muted", "ended", "stopped"]
     since: Timestamp
     error: Annotated[ErrorInfo | None, Field(description="why it is not online now")]
-    last_error: Annotated[ErrorInfo | None, Field(description="why it was not, the last time it was not")]
     reconnects: Annotated[int, Field(description="how often it had to be opened again, failed attempts included")]
     last_frame_age_s: float | None
     width: int | None = None
     height: int | None = None
     decoder: str | None = None
+    last_error: Annotated[ErrorInfo | None, Field(description="why it was not online, the last time it was not")] = None
     schema: Literal["edge_agent.camera_status/1"] = "edge_agent.camera_status/1"
 
 

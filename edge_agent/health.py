@@ -160,7 +160,9 @@ class Health:
 
     def heartbeat(self, now: float, *, stopped: bool = False) -> HealthEvent:
         """All that is known, as the contract writes it."""
-        verdict, reasons = ("stopped", list[str]()) if stopped else self._verdict()
+        verdict, reasons = self._verdict()
+        if stopped:
+            verdict, reasons = "stopped", []
         context, pipeline = self._context, self._pipeline
         return HealthEvent(
             device=context.device,

@@ -19,6 +19,7 @@ import numpy as np
 from edge_agent.config_file import redact
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.image import BgrImage, Colours, Image, Order, Pixels, PlanarImage
+from edge_agent.libraries import ensure_libraries
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 
 if TYPE_CHECKING:
@@ -151,9 +152,10 @@ class FfmpegSource(Source):
         self._started = False
 
     def open(self) -> StreamInfo:
+        self.close()
+        ensure_libraries()
         import av
 
-        self.close()
         # Silent: errors reach us as exceptions. With any level, FFmpeg's threads would wait for the GIL to log, also while
         # closing, which holds it, waits for them.
         av.logging.set_level(None)
@@ -233,14 +235,12 @@ class FfmpegSource(Source):
             raise FrameUnreadable(f"{self._target.shown} holds damaged data: {damaged}")
 
     def close(self) -> None:
-        import av
-
         self._packets = iter(())
         self._decoded.clear()
         self._undecodable, self._started = 0, False
         container, self._container = self._container, None
         if container is not None:
-            with contextlib.suppress(av.FFmpegError, OSError):
+            with contextlib.suppress(Exception):  # of PyAV's own, which is not imported for this
                 container.close()
 
     def _cannot_open(self, error: Exception, *, late: bool) -> SourceUnavailable | SourceBroken:

@@ -13,6 +13,7 @@ from pydantic import Field
 from edge_agent.config import Seconds, Table
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.image import BgrImage, Pixels
+from edge_agent.libraries import ensure
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, SourceContext, StreamInfo
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -66,6 +67,7 @@ class ImagesSource(Source):
         return files
 
     def open(self) -> StreamInfo:
+        ensure("cv2")
         files = self._listing()
         self._files, self._read_any = iter(files), False
         return StreamInfo(0, 0, None, "still pictures (OpenCV)", f"{len(files)} files")

@@ -12,6 +12,7 @@ from pydantic import Field
 from edge_agent.config import Count, Rate, Table
 from edge_agent.errors import EndOfStream
 from edge_agent.image import BgrImage, Pixels
+from edge_agent.libraries import ensure
 from edge_agent.sources.base import Pixels as PixelCount
 from edge_agent.sources.base import Reading, Source, SourceContext, StreamInfo
 
@@ -57,6 +58,7 @@ class SyntheticSource(Source):
         return bars
 
     def open(self) -> StreamInfo:
+        ensure("cv2")
         self._due = time.monotonic()
         config = self._config
         return StreamInfo(config.width, config.height, config.fps, "none (synthetic)")

@@ -12,7 +12,7 @@ import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -20,7 +20,11 @@ from pydantic import BeforeValidator, Field
 from edge_agent.config import Table, not_bool
 from edge_agent.errors import SourceErrorCode, SourceUnavailable
 from edge_agent.image import BgrImage, Image, JpegImage, YuyvImage
+from edge_agent.libraries import ensure
 from edge_agent.sources.base import FrameUnreadable, Pixels, Reading, Source, SourceContext, StreamInfo
+
+if TYPE_CHECKING:
+    import cv2
 
 _QUERYCAP = struct.Struct("16s32s32sII I 12x")
 _VIDIOC_QUERYCAP = 0x80685600
@@ -101,15 +105,16 @@ class V4l2Source(Source):
 
     def __init__(self, path: str, config: Config) -> None:
         self._path, self._config = path, config
-        self._capture: object | None = None
+        self._capture: cv2.VideoCapture | None = None
         self._size = (0, 0)
         self._format = ""
 
     def open(self) -> StreamInfo:
-        import cv2
-
         self.close()
         self._refuse_unusable()
+        ensure("cv2")
+        import cv2
+
         os.environ.setdefault(SELECT_TIMEOUT_VARIABLE, "5")
         for fourcc in ["MJPG", "YUYV"] if self._config.format == "auto" else [self._config.format]:
             capture = cv2.VideoCapture()
@@ -162,7 +167,7 @@ class V4l2Source(Source):
         import cv2
 
         capture = self._capture
-        assert isinstance(capture, cv2.VideoCapture), "read() before open()"
+        assert capture is not None, "read() before open()"
         try:
             ok, raw = capture.read()
         except cv2.error as error:
@@ -190,10 +195,8 @@ class V4l2Source(Source):
         return stamp if 0 <= now - stamp < 5 else now
 
     def close(self) -> None:
-        import cv2
-
         capture, self._capture = self._capture, None
-        if isinstance(capture, cv2.VideoCapture):
+        if capture is not None:
             capture.release()
 
 

@@ -11,7 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -22,12 +22,13 @@ from edge_agent.runtimes.base import GraphSpec, Quantization, Runtime, RuntimeCo
 
 LIBRARIES = (("ai_edge_litert.interpreter", "ai-edge-litert", "LiteRT"), ("tflite_runtime.interpreter", "tflite-runtime", "tflite-runtime"))
 _MAX_METADATA = 1024 * 1024
+_LIBRARYS_OWN = (b"INFO: ", b"WARNING: ", b"ERROR: ")
 
 
 class Config(Table):
     """Keys of [model] that only .tflite files have."""
 
-    library: Annotated[str | None, Field(examples=["tflite-runtime"])] = None
+    library: Annotated[Literal["ai-edge-litert", "tflite-runtime"] | None, Field(examples=["tflite-runtime"])] = None
     """"ai-edge-litert" or "tflite-runtime". Default: the first of them that is installed."""
 
 
@@ -63,9 +64,6 @@ class TfliteRuntime(Runtime):
 
 def _library(wanted: str | None) -> tuple[Any, str]:
     reasons = []
-    names = [distribution for _, distribution, _ in LIBRARIES]
-    if wanted is not None and wanted not in names:
-        raise ConfigError(f"model.library: {wanted!r} is not one of {', '.join(names)}")
     for module, distribution, shown in LIBRARIES:
         if wanted is not None and wanted != distribution:
             continue
@@ -74,7 +72,11 @@ def _library(wanted: str | None) -> tuple[Any, str]:
             return interpreter, f"{shown} {importlib.metadata.version(distribution)}"
         except ImportError as error:
             reasons.append(f"{distribution}: {error}")
-    hint = "pip install ai-edge-litert, or pip install 'edge-agent[tflite-runtime]' on Python 3.10 and 3.11"
+    hints = {
+        "ai-edge-litert": "pip install ai-edge-litert",
+        "tflite-runtime": "pip install tflite-runtime 'numpy<2' on Python 3.10 and 3.11",
+    }
+    hint = hints[wanted] if wanted is not None else ", or ".join(hints.values())
     raise ConfigError(f"running .tflite models needs a TFLite runtime: {hint} ({'; '.join(reasons)})")
 
 
@@ -118,15 +120,22 @@ def _associated_files(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """The library greets on the process's stderr with no way to stop it; what it raises tells more."""
+    """Without the library's own lines on the process's stderr ("INFO: Created ..."), which it has no setting for.
+
+    Everything else that is written there meanwhile, by whichever thread, comes a moment later.
+    """
     saved = os.dup(2)
+    held = os.memfd_create("stderr", os.MFD_CLOEXEC)
+    os.dup2(held, 2)
     try:
-        with open(os.devnull, "wb") as sink:
-            os.dup2(sink.fileno(), 2)
         yield
     finally:
         os.dup2(saved, 2)
-        os.close(saved)
+        with os.fdopen(held, "rb") as written, os.fdopen(saved, "wb", buffering=0) as stderr:
+            written.seek(0)
+            others = b"".join(line for line in written if not line.startswith(_LIBRARYS_OWN))
+            with contextlib.suppress(OSError):  # nobody reads it
+                stderr.write(others)
 
 
 def build(context: RuntimeContext, config: Config) -> Runtime:

@@ -32,8 +32,11 @@ log = logging.getLogger(__name__)
 Config = MqttSettings
 _QUOTA_EXCEEDED = 0x97
 _TAKEN_OVER = 0x8E
+_TOO_LARGE = 0x95
 _FAILURE = 0x80
 _WINDOW = 20
+_OVERHEAD = 10
+"""Bytes of a PUBLISH besides topic and payload, at most: type, length (4), the topic's length (2), number (2), no properties (1)."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class MqttSink(Sink):
         self._lost: str | None = None
         self._acks: dict[int, ReasonCode] = {}
         self._window = _WINDOW
+        self._largest: int | None = None
+        """Bytes of a packet that this broker takes; None: it does not say."""
         self._connected_at: float | None = None
 
     def connect(self) -> None:
@@ -137,6 +142,7 @@ class MqttSink(Sink):
             if client is self._client:
                 granted = getattr(properties, "ReceiveMaximum", _WINDOW) if properties else _WINDOW
                 self._window = max(1, min(_WINDOW, int(granted)))
+                self._largest = getattr(properties, "MaximumPacketSize", None) if properties else None
                 self._connack = reason
                 self._changed.notify_all()
 
@@ -151,7 +157,11 @@ class MqttSink(Sink):
         if self._v5 and reason.value == _TAKEN_OVER:
             return f"another client took over the id {client_id!r}; give each device its own [device] id"
         lasted = None if self._connected_at is None else time.monotonic() - self._connected_at
-        hint = f" (does another client use the id {client_id!r}?)" if lasted is not None and lasted < 5 else ""
+        # A broker of MQTT 3.1.1 hangs up without a word, as does one whose other client with our id came by TCP alone.
+        unexplained = not self._v5 or reason.value == _FAILURE
+        hint = f" (does another client use the id {client_id!r}?)" if unexplained and lasted is not None and lasted < 5 else ""
+        if self._v5 and reason.value == _TOO_LARGE:
+            hint = " (a message is larger than the broker allows)"
         if lasted is None:
             port = "" if self.context.tls is not None else "; does it want TLS, or is it no MQTT broker?"
             return f"the broker hung up before it answered{port}"
@@ -169,15 +179,15 @@ class MqttSink(Sink):
         self.check()
         assert self._client is not None
         self._acks.clear()
-        mids: list[int | None] = []
+        mids: list[int | Rejected] = []
         settled = 0
         while settled < len(messages):
             while len(mids) < min(len(messages), settled + self._window):
                 mids.append(self._send(self._client, messages[len(mids)], settled))
             settled = self._await_ack(mids, settled)
-        return [self._outcome(message, mid) for message, mid in zip(messages, mids, strict=True)]
+        return [mid if isinstance(mid, Rejected) else self._outcome(message, mid) for message, mid in zip(messages, mids, strict=True)]
 
-    def _await_ack(self, mids: Sequence[int | None], settled: int) -> int:
+    def _await_ack(self, mids: Sequence[int | Rejected], settled: int) -> int:
         """How many, from the first, are acknowledged, once that is more than ``settled``. Raises SinkUnavailable."""
         with self._changed:
             self._changed.wait_for(lambda: self._lost is not None or self._is_acknowledged(mids[settled]), self._config.ack_timeout_s)
@@ -190,24 +200,26 @@ class MqttSink(Sink):
             raise SinkUnavailable(f"{self.name}: the broker did not acknowledge within {self._config.ack_timeout_s:g} s", settled)
         return settled
 
-    def _is_acknowledged(self, mid: int | None) -> bool:
-        return mid is None or mid in self._acks
+    def _is_acknowledged(self, mid: int | Rejected) -> bool:
+        return isinstance(mid, Rejected) or mid in self._acks
 
-    def _send(self, client: paho.Client, message: Message, settled: int) -> int | None:
+    def _send(self, client: paho.Client, message: Message, settled: int) -> int | Rejected:
+        """The number to wait for, or why there is none."""
+        topic = self.topics.of(message)
+        size = len(topic.encode()) + len(message.payload) + _OVERHEAD
+        if self._largest is not None and size > self._largest:  # sent, it would cost us the connection, every time
+            return Rejected(f"{topic}: {size} bytes, and the broker takes no more than {self._largest} (its maximum packet size)")
         qos = 1 if message.kind.is_state else self._config.qos
         retain = message.kind.is_state or self._config.retain
         try:
-            info = client.publish(self.topics.of(message), message.payload, qos=qos, retain=retain)
+            info = client.publish(topic, message.payload, qos=qos, retain=retain)
         except ValueError as error:  # payload over 256 MB, or a topic that MQTT forbids
-            log.error("message cannot be sent kind=%s reason=%s", message.kind.value, error)
-            return None
+            return Rejected(f"{topic}: not a message that MQTT can carry: {error}")
         if info.rc not in {MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN}:
             raise SinkUnavailable(f"{self.name}: {paho.error_string(info.rc)}", settled)
         return info.mid
 
-    def _outcome(self, message: Message, mid: int | None) -> Rejected | None:
-        if mid is None:
-            return Rejected(f"{self.topics.of(message)}: not a message that MQTT can carry")
+    def _outcome(self, message: Message, mid: int) -> Rejected | None:
         reason = self._acks[mid]
         if reason.value == _QUOTA_EXCEEDED:
             raise SinkUnavailable(f"{self.name}: {reason}")

@@ -137,6 +137,36 @@ def test_a_message_that_the_broker_refuses_is_rejected_and_the_others_go_on(guar
         assert sink.write([STATUS_ONLINE]) == [None]
 
 
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Mosquitto]:
+    broker = Mosquitto(tmp_path, lines=("allow_anonymous true", "max_packet_size 700"))
+    yield broker.start()
+    broker.stop()
+
+
+def test_a_message_larger_than_the_broker_takes_is_rejected_and_the_connection_lives(narrow: Mosquitto) -> None:
+    sizes = [600, 5000, *range(620, 710), 10]
+    with connected(make_sink(narrow.port)) as sink, subscribed(narrow.port) as live:
+        outcomes = sink.write([Message(Kind.DETECTIONS, "front", b"x" * size) for size in sizes])
+        sink.check()
+        wait_until(lambda: len(live.heard) == outcomes.count(None))
+        assert outcomes[0] is None
+        assert outcomes[-1] is None
+        assert "edge/dev/camera/front/detections" in str(outcomes[1])
+        assert "no more than 700" in str(outcomes[1])
+        # The topic has 32 bytes.
+        assert [size for size, outcome in zip(sizes, outcomes, strict=True) if outcome is not None] == [5000, *range(659, 710)]
+
+
+def test_a_broker_that_hangs_up_over_a_size_does_not_have_us_look_for_another_client(narrow: Mosquitto) -> None:
+    with connected(make_sink(narrow.port)) as sink:
+        sink._largest = None  # as of a broker that does not announce it
+        with pytest.raises(SinkUnavailable) as caught:
+            sink.write([Message(Kind.DETECTIONS, "front", b"x" * 5000)])
+    assert "larger than the broker allows" in str(caught.value)
+    assert "another client" not in str(caught.value)
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, a server certificate for 127.0.0.1, a client certificate, and a second authority that signed nothing."""

@@ -31,8 +31,13 @@ RESERVED_VARIABLES = frozenset({CONFIG_VARIABLE, ENV_PREFIX + "PYTHON", ENV_PREF
 """EDGE_AGENT_* variables that are no settings: the file, and what scripts/ look at."""
 MAX_BYTES = 1024 * 1024
 _SECRET_KEY = re.compile(r"password|secret|token|passphrase", re.IGNORECASE)
-_URL = r"(?P<scheme>[a-z][a-z0-9+.-]*:/{1,2})"
-_CREDENTIALS = re.compile(rf"\A{_URL}.*@|{_URL.replace('scheme', 'inside')}\S*@", re.IGNORECASE | re.DOTALL)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}:/{1,2}", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"((?:pass(?:word|wd|phrase)?|pas|pwd?|psw|token|secret|key|auth|sig(?:nature)?|credentials?)(?:=|%3D))"
+    r"(?:(?!_(?:user(?:name)?|channel|stream|subtype)=|['\":,)\]}]{0,3}(?:\s|\Z))[^\s&])+",
+    re.IGNORECASE,
+)
+"""A secret in an address's query or path, up to the next parameter or to the blank or punctuation that ends the address."""
 _MAY_END = re.compile(r"[\]}]|\"\"\"|'''")
 """What the last line of a TOML value of several lines holds."""
 
@@ -175,12 +180,24 @@ def _define(table: Location, content: Any, line: int, found: dict[Location, int]
 
 
 def redact(text: str) -> str:
-    """``text`` without the user and password of any URL in it.
+    """``text`` without the user and password of any URL in it, and without the secrets in its query and path.
 
     People write passwords that no URL may hold, with "/" and "@": everything up to the last "@" goes, and of a text
-    that begins with an address also what stands behind a blank.
+    that begins with an address also what stands behind a blank. Where an "@" stands behind ``password=``, nobody can
+    tell on which side of it the secret is: both go.
     """
-    return _CREDENTIALS.sub(lambda found: f"{found['scheme'] or found['inside']}***@", text)
+    text = _SECRET_VALUE.sub(lambda found: found[1] + ("***@***" if "@" in found[0] else "***"), text)
+    begin = _SCHEME.match(text)
+    if begin and "@" in text:
+        return f"{begin[0]}***{text[text.rindex('@') :]}"
+    return re.sub(r"\S+", _without_credentials, text)
+
+
+def _without_credentials(found: re.Match[str]) -> str:
+    word = found[0]
+    end = word.rfind("@")
+    begin = _SCHEME.search(word, 0, end) if end >= 0 else None
+    return f"{word[: begin.end()]}***{word[end:]}" if begin else word
 
 
 def with_credentials(url: str, username: str, password: str) -> str:

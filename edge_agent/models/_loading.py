@@ -158,8 +158,11 @@ def _labels(config: AgentConfig, path: Path, graph: GraphSpec, family: Family) -
             log.warning("model has no class names: classes are called by their numbers; give labels = ... in [model] model=%s", path)
             return ()
         labels, origin = read_labels(beside), str(beside)
-    if family.class_count is not None and len(labels) != family.class_count:
-        raise ConfigError(f"{origin}: {len(labels)} class names, but the model has {family.class_count} classes")
+    count = family.class_count
+    if count is None and config.settings.model.path == plugins.BUILTIN_MODEL:  # its graph does not tell
+        count = len(read_labels(path.with_suffix(".txt")))
+    if count is not None and len(labels) != count:
+        raise ConfigError(f"{origin}: {len(labels)} class names, but the model has {count} classes")
     return labels
 
 

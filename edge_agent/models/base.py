@@ -150,6 +150,13 @@ class Preprocessor:
         return tensor
 
 
+def only_output(graph: GraphSpec) -> TensorSpec:
+    """The one output [1, rows, columns] of the families that have one. Raises ValueError."""
+    if len(graph.outputs) != 1 or len(graph.outputs[0].shape) != 3 or graph.outputs[0].shape[0] not in {1, -1}:
+        raise ValueError("not one output of three dimensions")
+    return graph.outputs[0]
+
+
 def input_layout(spec: TensorSpec) -> tuple[Literal["NCHW", "NHWC"], tuple[int, int]]:
     """Layout, and (width, height), of an image input. Raises ModelError for anything else."""
     shape = spec.shape

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge_agent.models._boxes import strongest
-from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds
+from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds, only_output
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig
@@ -32,7 +32,9 @@ class EndToEnd(Family):
     input_format = InputFormat("RGB", "centre", scale=1 / 255)
 
     def __init__(self, graph: GraphSpec) -> None:
-        self._spec = graph.outputs[0]
+        self._spec = only_output(graph)
+        if self._spec.shape[2] != 6:
+            raise ValueError("not rows of six")
         self._normalised = not graph.runtime.startswith("ONNX")
 
     def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge_agent.models._boxes import best_class, from_centres, suppress
-from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds, input_layout
+from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds, input_layout, only_output
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig
@@ -37,7 +37,9 @@ class Yolov5(Family):
     input_format = InputFormat("RGB", "centre", scale=1 / 255)
 
     def __init__(self, graph: GraphSpec) -> None:
-        self._spec = graph.outputs[0]
+        self._spec = only_output(graph)
+        if recognise(graph) is None:
+            raise ValueError("not three rows a cell of 5 + classes")
         self.class_count = self._spec.shape[2] - 5
         self._normalised = not graph.runtime.startswith("ONNX")
 

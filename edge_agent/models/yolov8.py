@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge_agent.models._boxes import best_class, from_centres, suppress
-from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds, input_layout
+from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds, input_layout, only_output
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, TensorSpec, dequantize
 
 Config = NoConfig
@@ -47,9 +47,13 @@ class Yolov8(Family):
     input_format = InputFormat("RGB", "centre", scale=1 / 255)
 
     def __init__(self, graph: GraphSpec) -> None:
-        self._spec = graph.outputs[0]
-        self._transposed = self._spec.shape[1] in _cells(graph)
-        self.class_count = self._spec.shape[2 if self._transposed else 1] - 4
+        self._spec = only_output(graph)
+        _, rows, columns = self._spec.shape
+        cells = _cells(graph)
+        self._transposed = columns not in cells
+        self.class_count = (columns if self._transposed else rows) - 4
+        if (rows if self._transposed else columns) not in cells or self.class_count < 1:
+            raise ValueError("not a cell each with 4 + classes")
         self._normalised = not graph.runtime.startswith("ONNX")
 
     def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.models._boxes import best_class, from_centres, suppress
-from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds, input_layout
+from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds, input_layout, only_output
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig
@@ -49,10 +49,12 @@ class Yolox(Family):
     input_format = InputFormat("BGR", "top_left")
 
     def __init__(self, graph: GraphSpec) -> None:
-        self._spec = graph.outputs[0]
+        self._spec = only_output(graph)
         self.class_count = self._spec.shape[2] - 5
         _, size = input_layout(graph.inputs[0])
         self._offsets, self._strides = _grid(size)
+        if self._spec.shape[1] != len(self._offsets) or self.class_count < 1:
+            raise ValueError("not a row a cell of 5 + classes")
 
     def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
         rows = dequantize(outputs[0][0], self._spec)

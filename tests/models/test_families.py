@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge_agent import plugins
 from edge_agent.errors import ConfigError
 from edge_agent.models import _loading
 from edge_agent.models.base import Candidates, Thresholds
@@ -162,3 +163,29 @@ def test_a_stated_family_that_cannot_read_the_outputs_is_refused() -> None:
         _loading.family_for(graph((1, 17)), "ssd")
     with pytest.raises(ConfigError, match="'resnet' is not a kind of model; there are: end_to_end, ssd"):
         _loading.family_for(graph((1, 17)), "resnet")
+
+
+SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "end_to_end": [(1, 100, 6)],
+    "ssd": [(1, 10, 4), (1, 10), (1, 10), (1,)],
+    "yolov5": [(1, 3 * ROWS, 12)],
+    "yolov8": [(1, 11, ROWS)],
+    "yolox": [(1, ROWS, 12)],
+}
+LOOK_ALIKE = {("yolox", "yolov8")}
+"""A yolov8 may be transposed, and then is a yolox with one class more."""
+
+
+@pytest.mark.parametrize("stated", SHAPES)
+@pytest.mark.parametrize("of", SHAPES)
+def test_a_stated_family_reads_its_own_shapes_and_refuses_those_of_every_other(of: str, stated: str) -> None:
+    spec = graph(*SHAPES[of])
+    if of == stated or (of, stated) in LOOK_ALIKE:
+        assert _loading.family_for(spec, stated).name == stated
+        return
+    with pytest.raises(ConfigError, match=f"cannot be read as '{stated}'"):
+        _loading.family_for(spec, stated)
+
+
+def test_every_family_is_held_against_the_others() -> None:
+    assert tuple(SHAPES) == plugins.names("models")

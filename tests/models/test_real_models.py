@@ -135,6 +135,14 @@ def test_labels_beside_the_model_are_found_and_a_wrong_count_is_refused(tmp_path
         load(path)
 
 
+@pytest.mark.tflite
+def test_the_built_in_model_takes_no_labels_of_another_count() -> None:
+    names = load("builtin").labels
+    assert load("builtin", labels=[name.upper() for name in names]).labels[0] == names[0].upper()
+    with pytest.raises(ConfigError, match=rf"model.labels: 2 class names, but the model has {len(names)} classes"):
+        load("builtin", labels=["x", "y"])
+
+
 @pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
 @pytest.mark.tflite
 def test_a_damaged_model_is_one_clear_line(tmp_path: Path, suffix: str, assets: Path) -> None:

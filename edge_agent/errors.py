@@ -8,6 +8,7 @@ EdgeAgentError
 │   ├── SourceUnavailable  camera absent, busy, silent, lost         back off and retry, for ever
 │   ├── SourceBroken       a file that is no video                   this camera ends, the others go on; exit 65
 │   │                                                                when nothing else is left to run
+│   ├── FrameUnreadable    one damaged picture (sources/base.py)     drop it and count it, read on
 │   └── EndOfStream        a file was read to its end                a finish, not a failure; exit 0
 ├── ModelError           the model cannot be loaded, or one frame    at load, or many in a row: exit 1, restart;
 │                        could not be inferred                       one frame: dropped and counted

@@ -171,10 +171,10 @@ def input_layout(spec: TensorSpec) -> tuple[Literal["NCHW", "NHWC"], tuple[int, 
 
 def _byte_table(spec: TensorSpec, form: InputFormat) -> NDArray[np.uint8]:
     """For 8-bit inputs: the stored byte of each pixel value, by the tensor's own scale and zero point."""
-    pixels = np.arange(256, dtype=np.float64)
+    pixels: NDArray[np.float64] = np.arange(256, dtype=np.float64)
     limits = np.iinfo(spec.dtype.name)
     if spec.quantization is None:  # an integer input without parameters takes pixels as they are
-        stored = pixels if spec.dtype == np.uint8 else pixels - 128
+        stored: NDArray[np.float64] = pixels if spec.dtype == np.uint8 else pixels - 128
     else:
         stored = np.round((pixels * form.scale + form.offset) / spec.quantization.scale) + spec.quantization.zero_point
     return np.clip(stored, limits.min, limits.max).astype(spec.dtype).view(np.uint8)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from edge_agent.config import Table, not_bool
@@ -176,9 +177,9 @@ class V4l2Source(Source):
             gone = not Path(self._path).exists()
             code = SourceErrorCode.UNPLUGGED if gone else SourceErrorCode.TIMEOUT
             raise SourceUnavailable(f"{self._path} " + ("was unplugged" if gone else "stopped sending"), code)
-        return Reading(self._image(raw), self._arrival(float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3))
+        return Reading(self._image(np.asarray(raw, np.uint8)), self._arrival(float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3))
 
-    def _image(self, raw: np.ndarray) -> Image:
+    def _image(self, raw: NDArray[np.uint8]) -> Image:
         width, height = self._size
         if self._format in {"MJPG", "JPEG"}:
             return JpegImage(raw.reshape(-1), width, height)

@@ -124,7 +124,7 @@ def test_ssd_ignores_the_rows_past_the_count_and_scales_to_the_input(tf2_order: 
 @pytest.mark.parametrize("shape", [(1, ROWS, 12), (1, 3 * ROWS, 12), (1, 11, ROWS)])
 def test_only_the_wanted_classes_compete(shape: tuple[int, ...]) -> None:
     """A class that is not asked for must not hide one that is."""
-    rows = np.zeros((max(shape[1:]), 12), np.float32)
+    rows: NDArray[np.float32] = np.zeros((max(shape[1:]), 12), np.float32)
     rows[5, :4] = [20, 20, 2, 2]
     rows[5, 4:] = [1.0, 0.9, 0.0, 0.5, 0, 0, 0, 0]
     if shape[1] == 11:

@@ -102,7 +102,7 @@ def tiny_onnx(path: Path, shape: tuple[int, ...] = (1, 11, 126), names: str | No
         helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
         helper.make_node("Add", ["nothing", "head"], ["output0"]),
     ]
-    constants = [numpy_helper.from_array(head, "head"), numpy_helper.from_array(np.float32(0), "zero")]
+    constants = [numpy_helper.from_array(head, "head"), numpy_helper.from_array(np.zeros((), np.float32), "zero")]
     inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 96, 64])]
     outputs = [helper.make_tensor_value_info("output0", TensorProto.FLOAT, list(shape))]
     model = helper.make_model(helper.make_graph(nodes, "tiny", inputs, outputs, constants), opset_imports=[helper.make_opsetid("", 13)])

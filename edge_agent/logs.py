@@ -19,7 +19,8 @@ from edge_agent.events import timestamp
 BURST = 5
 PERIOD_S = 60.0
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-_PAIR = re.compile(r"(\w+)=('[^']*'|\"[^\"]*\"|\S+)")
+_PAIR = re.compile(r"(?<!\S)([A-Za-z_]\w*)=('[^']*'(?!\S)|\"[^\"]*\"(?!\S)|\S*)")
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,17})?")
 _MAX_KEYS = 1000
 
 
@@ -91,16 +92,39 @@ class JsonFormatter(TextFormatter):
             "logger": record.name,
             "message": message,
         }
-        for name, value in _PAIR.findall(message):
-            fields.setdefault(name, value.strip("'\""))
+        for name, value in _pairs(message):
+            fields.setdefault(name, value)
         if record.exc_info:
             fields["traceback"] = redact(self.formatException(record.exc_info))
         return json.dumps(fields, ensure_ascii=False)
 
 
+def _pairs(message: str) -> list[tuple[str, object]]:
+    """The ``key=value`` pairs. An unquoted ``reason`` or last value reaches to the end: texts of others hold blanks and "="."""
+    found: list[tuple[str, object]] = []
+    matches = list(_PAIR.finditer(message))
+    for match in matches:
+        name, value = match[1], match[2]
+        quoted = len(value) > 1 and value[0] in "'\"" and value[0] == value[-1]
+        if not quoted and (match is matches[-1] or name == "reason"):
+            found.append((name, _typed(message[match.start(2) :].rstrip())))
+            break
+        found.append((name, value[1:-1] if quoted else _typed(value)))
+    return found
+
+
+def _typed(value: str) -> object:
+    if not value.isascii() or not _NUMBER.fullmatch(value):
+        return value
+    return float(value) if "." in value else int(value)
+
+
 def setup(level: str, form: str, stream: TextIO | None = None) -> None:
     """Send this package's log, and warnings of the libraries under it, to stderr."""
     stream = sys.stderr if stream is None else stream
+    if stream is None:  # started with stderr closed: there is nowhere to log to
+        logging.getLogger().handlers[:] = [logging.NullHandler()]
+        return
     if form == "auto":
         form = "journal" if is_journal(stream) else "text"
     handler = logging.StreamHandler(stream)

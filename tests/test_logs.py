@@ -145,6 +145,16 @@ def test_json_has_the_pairs_of_the_message_as_fields_which_cannot_replace_its_ow
     assert found["at"].endswith("Z")
 
 
+def test_json_has_the_whole_of_the_last_pair_and_numbers_as_numbers() -> None:
+    made = record("unavailable camera=%s retry_in=%.1fs queued=%d rate=%.2f id=%s reason=%s", "f", 1.5, 7, 2.5, "007", "no answer: x=1 y")
+    found = json.loads(logs.JsonFormatter().format(made))
+    assert (found["queued"], found["rate"], found["retry_in"], found["id"]) == (7, 2.5, "1.5s", "007")
+    assert found["reason"] == "no answer: x=1 y"
+    assert "x" not in found
+    quoted = json.loads(logs.JsonFormatter().format(record("lost runtime=%r and more", "LiteRT 2")))
+    assert quoted["runtime"] == "LiteRT 2"
+
+
 @given(st.text())
 def test_json_is_one_valid_line_whatever_is_logged(text: str) -> None:
     line = logs.JsonFormatter().format(record("said text=%s", text))
@@ -193,6 +203,13 @@ def test_setup_twice_does_not_log_twice(root: logging.Logger) -> None:
     logging.getLogger("edge_agent").debug("once")
     assert stream.getvalue().count("once") == 1
     assert "<7>" not in stream.getvalue()
+
+
+def test_setup_with_stderr_closed_logs_to_nowhere(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    logs.setup("info", "auto")
+    logging.getLogger("edge_agent").error("nobody hears this")
+    assert all(isinstance(handler, logging.NullHandler) for handler in root.handlers)
 
 
 def test_the_journal_is_known_by_device_and_inode_of_the_stream(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,9 @@ class Kinds(Protocol):
     def runtime_kind(self, path: str) -> str:
         """The runtime for a model file. Raises ConfigError when it cannot be told."""
 
+    def check_family(self, name: str) -> None:
+        """Raises ConfigError for a model family that does not exist."""
+
     def options(self, axis: str, kind: str) -> type[Table]:
         """The ``Config`` of a plugin. Raises ConfigError for an unknown kind, naming those that exist."""
 
@@ -396,6 +399,7 @@ def build(
     """A configuration from tables that were read already, or made by a program. Raises ConfigError."""
     environ = os.environ if environ is None else environ
     report = _Report(path, text, environ, [])
+    _refuse_undecodable_variables(environ)
     in_file = tables.get("cameras")
     _refuse_unknown_variables(in_file if isinstance(in_file, (list, tuple)) else (), report)
     merged = _with_environment(tables, environ, report)
@@ -478,6 +482,15 @@ def _refuse_unknown_variables(cameras: Sequence[Any], report: _Report) -> None:
                 report.problems.append(Problem(message, f"environment variable {name}"))
 
 
+def _refuse_undecodable_variables(environ: Mapping[str, str]) -> None:
+    """Python keeps bytes that are no UTF-8 as lone surrogates, which whatever gets the value later cannot write."""
+    ours = [name for name in environ if name.upper().startswith(ENV_PREFIX)]
+    broken = [name for name in ours if any("\ud800" <= character <= "\udfff" for character in name + environ[name])]
+    if broken:
+        shown = [name.encode("utf-8", "backslashreplace").decode() for name in broken]
+        raise ConfigError(*(Problem("is not UTF-8 text", f"environment variable {name}") for name in shown))
+
+
 def _refuse_duplicates(cameras: Sequence[Any], report: _Report) -> None:
     first_with: dict[str, int] = {}
     for index, camera in enumerate(cameras):
@@ -507,6 +520,11 @@ def _camera_options(index: int, raw: Any, kinds: Kinds, report: _Report) -> tupl
 def _runtime(raw: Any, kinds: Kinds, report: _Report) -> tuple[str, Table]:
     raw = raw if isinstance(raw, dict) else {}
     path, stated = raw.get("path", ModelSettings.model_fields["path"].default), raw.get("runtime")
+    if isinstance(family := raw.get("family"), str):
+        try:
+            kinds.check_family(family)
+        except ConfigError as error:
+            report.add(("model", "family"), "; ".join(problem.message for problem in error.problems))
     if not isinstance(path, str) or not isinstance(stated, (str, type(None))):
         return "", Table()
     try:

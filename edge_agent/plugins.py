@@ -59,6 +59,11 @@ class PluginKinds:
             raise ConfigError(f"{redact(path)!r} is no model file that can be run: it must end in {', '.join(RUNTIME_BY_SUFFIX)}")
         return RUNTIME_BY_SUFFIX[suffix]
 
+    def check_family(self, name: str) -> None:
+        """One of the files in ``models/``."""
+        if name not in names("models"):
+            raise ConfigError(f"{name!r} is no family of models; there are: {', '.join(names('models'))}")
+
     def options(self, axis: str, kind: str) -> type[Table]:
         """The plugin's ``Config``."""
         config: type[Table] = load(axis, kind).Config

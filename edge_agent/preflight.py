@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import secrets
@@ -14,10 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraConfig
-from edge_agent.config_file import placed, redact
+from edge_agent.config_file import placed as with_places
+from edge_agent.config_file import redact
 from edge_agent.credentials import mqtt_password, read_secret
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, Problem, StateError
 from edge_agent.host import machine_device_id
@@ -32,7 +36,7 @@ _KEY = re.compile(r"((?:device|model|mqtt|cameras\[\d+\])\.[a-z_.]+): ")
 def check_files(config: AgentConfig) -> None:
     """Everything wrong with the files that the configuration names. Raises ConfigError; opens no device or connection."""
     steps: list[tuple[str, Callable[[], object]]] = [
-        ("device.state_dir", lambda: state_for(config)),
+        ("device.state_dir", lambda: _check_state(state_for(config))),
         ("model.path", lambda: model_loading.check_file(model_loading.model_path(config))),
         ("mqtt.password_file", lambda: _password(config)),
         ("mqtt.tls", lambda: _tls(config)),
@@ -52,7 +56,44 @@ def check_files(config: AgentConfig) -> None:
         except StateError as error:
             problems.append(Problem(str(error), key=key))
     if problems:
-        raise ConfigError(*placed(config.path, problems))
+        raise ConfigError(*with_places(config.path, problems))
+
+
+@contextlib.contextmanager
+def placed(config: AgentConfig) -> Iterator[None]:
+    """A ConfigError that is raised inside, and begins with a key, gets the file and line, or the variable, that the key stands in."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(*with_places(config.path, [_keyed(problem) for problem in error.problems])) from None
+
+
+def _check_state(state: State) -> None:
+    """Whether the state directory can be made and written, told without making it. Raises StateError."""
+    nearest = state.directory
+    try:
+        while not os.path.lexists(nearest) and nearest != nearest.parent:
+            nearest = nearest.parent
+        status = nearest.stat()
+    except OSError as error:
+        raise StateError(_no_state(state, str(error.strerror))) from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise StateError(_no_state(state, os.strerror(errno.ENOTDIR)))
+    if os.access(nearest, os.W_OK | os.X_OK) and not _is_kernels(nearest):
+        return
+    raise StateError(_no_state(state, os.strerror(errno.EACCES)))
+
+
+def _is_kernels(folder: Path) -> bool:
+    """Whether a folder is one of /proc or /sys, which permissions allow root to write, and which take no files."""
+    return folder.resolve().parts[:2] in {("/", "proc"), ("/", "sys")}
+
+
+def _no_state(state: State, reason: str) -> str:
+    return (
+        f"the state directory {state.directory} cannot be used: {reason}; "
+        "set [device] state_dir (or $STATE_DIRECTORY) to a folder that this user may write"
+    )
 
 
 def _keyed(problem: Problem) -> Problem:
@@ -167,11 +208,12 @@ def _tried(what: str, action: Callable[[], str]) -> ProbeResult:
 
 
 def _probe_model(config: AgentConfig) -> str:
-    loaded = model_loading.load(config)
-    model = loaded.lanes[0]
-    for index, camera in enumerate(config.cameras):
-        if camera.settings.enabled:
-            model_loading.thresholds_for(camera.settings, config.settings.model, model.labels, index)
+    with placed(config):
+        loaded = model_loading.load(config)
+        model = loaded.lanes[0]
+        for index, camera in enumerate(config.cameras):
+            if camera.settings.enabled:
+                model_loading.thresholds_for(camera.settings, config.settings.model, model.labels, index)
     width, height = model.input_size
     identity = loaded.identity
     return f"{identity.family}, {width}x{height}, {len(model.labels)} classes, {identity.precision}, {identity.runtime}"

@@ -297,6 +297,7 @@ def test_a_base_that_is_no_topic_is_refused(tmp_path: Path, base: str) -> None:
         ('"" = 1\n' + CAMERA, "", "unknown key"),
         (CAMERA + "enabled = false\n", "cameras", "every camera is disabled"),
         (CAMERA + '[model]\nruntime = "torch"\n', "model.runtime", "there are: onnx, tflite"),
+        (CAMERA + '[model]\nfamily = "yolo"\n', "model.family", "'yolo' is no family of models; there are: end_to_end, ssd, yolov5"),
         (CAMERA + '[model]\npath = "m.pt"\n', "model.path", "must end in .onnx"),
         (CAMERA + '[model]\npath = "m.onnx"\nprovider = []\n', "model.provider", "did you mean 'providers'?"),
         (CAMERA + '[model]\npath = "m.onnx"\nlibrary = "x"\n', "model.library", "unknown key"),
@@ -386,6 +387,11 @@ def test_an_error_in_the_environment_names_the_variable(tmp_path: Path, variable
 def test_an_error_of_the_file_is_not_blamed_on_a_variable_that_sets_another_key(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, CAMERA + "[mqtt]\nqos = 9\n", {"EDGE_AGENT_MQTT": '{"port": 1884}'})
     assert (found.where, found.line) == (str(tmp_path / "agent.toml"), 5)
+
+
+def test_a_variable_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, CAMERA, {"EDGE_AGENT_MQTT__USERNAME": "caf\udce9", "OTHER": "\udce9"})
+    assert str(found) == "environment variable EDGE_AGENT_MQTT__USERNAME: is not UTF-8 text"
 
 
 def test_variables_of_other_purposes_are_left_alone(tmp_path: Path) -> None:

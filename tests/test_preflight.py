@@ -227,6 +227,35 @@ def test_the_device_id_is_the_configured_one_else_the_machines_else_one_that_is_
         state.close()
 
 
+@pytest.mark.parametrize(
+    ("directory", "message"),
+    [
+        ("/proc/x/state", "cannot be used: Permission denied; set [device] state_dir"),
+        ("file", "cannot be used: Not a directory"),
+        ("file/state", "cannot be used: Not a directory"),
+        ("lost", "cannot be used: No such file or directory"),
+    ],
+)
+def test_a_state_directory_that_cannot_be_made_is_found_without_making_it(site: Site, directory: str, message: str) -> None:
+    (site.folder / "file").write_text("")
+    (site.folder / "lost").symlink_to("none")
+    (found,) = site.problems(CAMERA + f'[device]\nstate_dir = "{directory}"\n')
+    assert (found.key, found.line) == ("device.state_dir", 5)
+    assert message in found.message
+    preflight.check_files(site.config(CAMERA + '[device]\nstate_dir = "new/state"\n'))
+    assert sorted(path.name for path in site.folder.iterdir()) == ["agent.toml", "file", "lost"]
+
+
+def test_what_is_found_later_gets_the_place_of_its_key(site: Site) -> None:
+    config = site.config(CAMERA + 'classes = ["persn"]\n')
+    with pytest.raises(ConfigError) as caught, preflight.placed(config):
+        raise ConfigError("cameras[0].classes: 'persn' is no class", "no key: at all")
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{site.folder}/agent.toml:4: cameras[0].classes: 'persn' is no class",
+        "no key: at all",
+    ]
+
+
 # --------------------------------------------------------------------------------------------------------------- probe
 
 
@@ -253,9 +282,8 @@ def test_a_probe_tries_the_model_each_enabled_camera_and_the_broker(site: Site, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[model]\nclasses = ["Persn"]\n', "model.classes: 'Persn' is no class of this model; did you mean 'Person'?"),
+        ('[model]\nclasses = ["Persn"]\n', "/agent.toml:5: model.classes: 'Persn' is no class of this model; did you mean 'Person'?"),
         ("[model]\nclasses = [23]\n", "there is no class 23; the model has 0 to 22"),
-        ('[model]\nfamily = "none"\n', "'none' is not a kind of model"),
     ],
 )
 def test_a_probe_that_finds_the_configuration_wrong_says_78_and_not_69(site: Site, text: str, message: str) -> None:

@@ -247,7 +247,13 @@ def test_unreadable_things_that_the_file_names(ordinary: Ordinary) -> None:
     done = ordinary.run("check", "-c", "agent.toml")
     assert done.returncode == 78
     keys = re.findall(r"^error: \S+:(\d+): (\S+): ", done.stderr, re.MULTILINE)
-    assert keys == [("2", "model.path"), ("4", "mqtt.password_file"), ("5", "mqtt.tls.ca_file"), ("8", "cameras[0].source")]
+    assert keys == [
+        ("10", "device.state_dir"),
+        ("2", "model.path"),
+        ("4", "mqtt.password_file"),
+        ("5", "mqtt.tls.ca_file"),
+        ("8", "cameras[0].source"),
+    ]
     (ordinary.folder / "agent.toml").write_text(CAMERA + '[device]\nstate_dir = "closed/state"\n')
     done = ordinary.run("run", "-c", "agent.toml", "--seconds", "5")
     assert done.returncode == 78

@@ -63,7 +63,7 @@ def _report(error: EdgeAgentError) -> None:
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EXIT_CODES)
 @click.version_option(__version__, "--version", message="edge-agent %(version)s")
 def main() -> None:
-    r"""Cameras in, detections out over MQTT, on the box beside the camera.
+    """Cameras in, detections out over MQTT, on the box beside the camera.
 
     \b
     First look, no camera or broker needed:   edge-agent demo
@@ -72,7 +72,7 @@ def main() -> None:
     Test it, and what it names:               edge-agent check --probe
     Run it:                                   edge-agent run
     See what arrives at the broker:           edge-agent watch
-    """
+    """  # noqa: D301 - click's marker is the one character
 
 
 @main.command()
@@ -110,6 +110,7 @@ def check(config_file: Path | None, probe: bool) -> None:
     click.echo(f"{config.path}: valid, {len(config.cameras)} camera(s)")
     if not probe:
         return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the libraries that open cameras wait in C, where Python's handler is not heard
     worst = ExitCode.OK
     for result in preflight.probe(config):
         worst = max(worst, result.exit_code)
@@ -127,24 +128,30 @@ def check(config_file: Path | None, probe: bool) -> None:
 def demo(seconds: float | None, source: str | None, model: str | None, broker: str | None, as_json: bool, verbose: bool) -> None:
     """See it work: real detections of a real model, through a real MQTT connection, on a clip or on your own camera."""
     import contextlib
+    import secrets
     import tempfile
 
     from edge_agent import app, config_file, logs, plugins
     from edge_agent import demo as demo_module
     from edge_agent.watch import Watch, WatchOptions
 
+    def terminated(*_: object) -> NoReturn:
+        raise SystemExit(0)  # so that what the stack holds is cleaned up; once the agent runs, it takes SIGTERM itself
+
+    signal.signal(signal.SIGTERM, terminated)
     with contextlib.ExitStack() as stack:
         state = stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-agent-demo-"))
         if broker is None:
-            host, port, protocol = "127.0.0.1", stack.enter_context(demo_module.embedded_broker()), "3.1.1"
+            host, port, protocol, device = "127.0.0.1", stack.enter_context(demo_module.embedded_broker()), "3.1.1", "demo"
         else:
-            host, port, protocol = (*_host_port(broker), "5")
-        config = config_file.build(demo_module.tables(source, model, host, port, protocol, state), plugins.PluginKinds(), environ={})
+            (host, port), protocol, device = _host_port(broker), "5", f"demo-{secrets.token_hex(4)}"
+        tables = demo_module.tables(source, model, (host, port, protocol), device, state)
+        config = config_file.build(tables, plugins.PluginKinds(), environ={})
         logs.setup("info" if verbose else "error", "text")
-        watch = Watch(WatchOptions(host=host, port=port, device="demo", as_json=as_json), _echo)
+        watch = Watch(WatchOptions(host=host, port=port, device=device, as_json=as_json), _echo)
         watch.start()
         if not as_json:
-            click.echo(f"# broker {host}:{port}, topics edge/demo/#; stop with Ctrl-C", err=True)
+            click.echo(f"# broker {host}:{port}, topics edge/{device}/#; stop with Ctrl-C", err=True)
         code = app.run(config, seconds=seconds)
         watch.stop()
         messages = watch.messages
@@ -175,7 +182,7 @@ def watch(config_file: Path | None, seconds: float | None, **given: Any) -> None
 
     options = WatchOptions() if given["host"] else _watch_options(config_file)
     options = dataclasses.replace(options, **{key: value for key, value in given.items() if value is not None})
-    watcher = Watch(options, _echo)
+    watcher = Watch(options, _echo, lambda text: click.echo(f"# {options.host}:{options.port}: {text}", err=True))
     until = None if seconds is None else time.monotonic() + seconds
     try:
         watcher.start()
@@ -211,14 +218,12 @@ def devices(as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=click.Choice(["detections", "camera_status", "health"]))
 def schema(name: str | None) -> None:
     """Print the JSON Schema of a payload: detections, camera_status, health. Without a name: all of them."""
     from edge_agent.events import schemas
 
     found = schemas()
-    if name is not None and name not in found:
-        raise click.UsageError(f"no payload {name!r}; there are: {', '.join(found)}")
     click.echo(json.dumps(found[name] if name else found, indent=2, ensure_ascii=False))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,13 +24,16 @@ def clip_path() -> str:
     return str(resources.files("edge_agent") / "data" / CLIP)
 
 
-def tables(source: str | None, model: str | None, host: str, port: int, protocol: str, state_dir: str) -> dict[str, Any]:
+def tables(source: str | None, model: str | None, broker: tuple[str, int, str], device: str, state_dir: str) -> dict[str, Any]:
     """The demo's configuration, as agent.toml would hold it."""
     camera: dict[str, Any] = {"id": CAMERA, "source": source if source is not None else clip_path()}
     if source is None:
         camera |= {"loop": True, "realtime": True}
+    elif os.path.isdir(source):  # noqa: PTH112 - says no to what can be no path, where pathlib raises
+        camera["kind"] = "images"
+    host, port, protocol = broker
     return {
-        "device": {"id": "demo", "state_dir": state_dir},
+        "device": {"id": device, "state_dir": state_dir},
         "model": {"path": model} if model else {},
         "mqtt": {"host": host, "port": port, "protocol": protocol},
         "health": {"interval_s": 5},
@@ -82,7 +86,7 @@ def _broker_class() -> Any:
     try:
         from amqtt.broker import Broker
     except ImportError:
-        raise ConfigError("the embedded broker needs: pip install 'edge-agent[demo]' (or name yours with --broker HOST[:PORT])") from None
+        raise ConfigError("the embedded broker needs: pip install amqtt (or name yours with --broker HOST[:PORT])") from None
     return Broker
 
 

@@ -39,8 +39,8 @@ class WatchOptions:
 class Watch:
     """A subscriber that prints. paho reconnects for it."""
 
-    def __init__(self, options: WatchOptions, write: Callable[[str], None]) -> None:
-        self._options, self._write = options, write
+    def __init__(self, options: WatchOptions, write: Callable[[str], None], note: Callable[[str], None] = lambda _: None) -> None:
+        self._options, self._write, self._note = options, write, note
         self.messages = 0
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
         self._client.suppress_exceptions = False
@@ -49,6 +49,8 @@ class Watch:
         if options.context.tls is not None:
             self._client.tls_set_context(options.context.tls)
         self._client.on_connect, self._client.on_message = self._subscribe, self._show
+        self._client.on_disconnect = self._lost
+        self._stopping = self._away = False
         self._answered = threading.Event()
         self._refused = ""
 
@@ -68,6 +70,7 @@ class Watch:
 
     def stop(self) -> None:
         """Disconnect."""
+        self._stopping = True
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -75,7 +78,15 @@ class Watch:
         self._refused = str(reason) if reason.is_failure else ""
         if not self._refused:
             client.subscribe(f"{self._options.base}/{self._options.device or '+'}/#", qos=1)
+            if self._away:
+                self._away = False
+                self._note("connected again")
         self._answered.set()
+
+    def _lost(self, *_: Any) -> None:
+        if self._answered.is_set() and not self._stopping and not self._away:
+            self._away = True
+            self._note("connection lost, trying again")
 
     def _show(self, _client: paho.Client, _user: Any, message: paho.MQTTMessage) -> None:
         self.messages += 1

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,7 +18,7 @@ from edge_agent.cli import _host_port, main
 from edge_agent.errors import ExitCode
 from edge_agent.events import schemas
 from edge_agent.watch import WatchOptions
-from tests.conftest import CommandLine, Mosquitto, free_port, needs, terminated, wait_until
+from tests.conftest import CLIP, CommandLine, Mosquitto, free_port, needs, terminated, wait_until
 from tests.subscriber import subscribed
 
 COMMANDS = ["run", "check", "demo", "watch", "devices", "schema", "example", "completion", "version"]
@@ -43,6 +46,14 @@ def test_the_help_teaches_the_way_from_a_first_look_to_running(option: str) -> N
     places = [text.index(way) for way in ways]
     assert places == sorted(places)
     assert [command for command in re.findall(r"^  (\w+)  ", text, re.MULTILINE) if command in COMMANDS] == COMMANDS
+
+
+def test_the_help_keeps_its_lines() -> None:
+    lines = invoke("--help").output.splitlines()
+    assert "  First look, no camera or broker needed:   edge-agent demo" in lines
+    assert "  See what arrives at the broker:           edge-agent watch" in lines
+    assert "  0   ended as asked, or every file was read to its end" in [line.replace("    ", "  ", 1) for line in lines]
+    assert not any("\\b" in line or "\b" in line for line in lines)
 
 
 def test_every_exit_code_is_in_the_help() -> None:
@@ -169,6 +180,18 @@ def test_check_takes_the_file_that_is_named_then_the_variables(edge_agent: Comma
     assert "named.toml: valid" in edge_agent.run("check", "-c", "named.toml", env=environ).stdout
 
 
+def test_a_probe_that_hangs_answers_an_interrupt_at_once(edge_agent: CommandLine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections and says nothing
+        source = f"rtsp://127.0.0.1:{server.getsockname()[1]}/x"
+        (edge_agent.folder / "agent.toml").write_text(CAMERA.replace("synthetic", source))
+        with terminated(edge_agent.start("check", "--probe")) as process:
+            server.settimeout(30)
+            connection, _ = server.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                assert process.wait(2) == -signal.SIGINT
+
+
 @pytest.mark.tflite
 def test_a_probe_that_fails_exits_with_69_and_a_wrong_class_with_78(edge_agent: CommandLine) -> None:
     broker = f'[mqtt]\nhost = "127.0.0.1"\nport = {free_port()}\n'
@@ -247,7 +270,51 @@ def test_watch_ends_quietly_when_its_reader_has_seen_enough(edge_agent: CommandL
         assert process.stderr.read() == ""
 
 
+def test_watch_says_when_its_broker_is_lost_and_back(edge_agent: CommandLine, mosquitto: Mosquitto) -> None:
+    place = f"127.0.0.1:{mosquitto.port}"
+    with terminated(edge_agent.start("watch", "--host", "127.0.0.1", "--port", str(mosquitto.port))) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("# listening")
+        mosquitto.stop()
+        assert process.stderr.readline() == f"# {place}: connection lost, trying again\n"
+        mosquitto.start()
+        assert process.stderr.readline() == f"# {place}: connected again\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert process.stderr.read() == ""
+
+
 # -------------------------------------------------------------------------------------------------------------- demo
+
+
+@pytest.mark.tflite
+def test_demo_on_a_shared_broker_has_an_id_of_its_own_and_takes_a_folder(
+    edge_agent: CommandLine, mosquitto: Mosquitto, ffmpeg: Callable[..., None]
+) -> None:
+    (edge_agent.folder / "pictures").mkdir()
+    ffmpeg("-i", CLIP, "-frames:v", "1", edge_agent.folder / "pictures" / "one.jpg")
+    command = ["demo", "--broker", f"127.0.0.1:{mosquitto.port}", "--source", "pictures", "--seconds", "20"]
+    found = []
+    for _ in range(2):
+        done = edge_agent.run(*command)
+        assert done.returncode == 0, done.stderr
+        found += re.findall(r"topics edge/(demo-\w{8})/#", done.stderr)
+    assert len(set(found)) == 2
+
+
+def test_demo_that_is_terminated_while_it_starts_leaves_nothing_behind(edge_agent: CommandLine) -> None:
+    temporary = edge_agent.folder / "temporary"
+    temporary.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections and says nothing
+        command = ["demo", "--broker", f"127.0.0.1:{server.getsockname()[1]}"]
+        with terminated(edge_agent.start(*command, env={"TMPDIR": str(temporary)})) as process:
+            server.settimeout(30)
+            connection, _ = server.accept()
+            with connection:
+                assert list(temporary.iterdir())
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(10) == 0
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.tflite

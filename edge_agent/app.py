@@ -18,12 +18,13 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
 from edge_agent.events import STATUS_ONLINE, ModelInfo
 from edge_agent.health import Health, HealthContext, summary
+from edge_agent.libraries import ensure_libraries
 from edge_agent.models import _loading as model_loading
 from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Pipeline, PipelineContext
-from edge_agent.preflight import build_sink, build_source, check_files, device_id, state_for
+from edge_agent.preflight import build_sink, build_source, check_files, device_id, placed, state_for
 from edge_agent.publisher import Publisher
 from edge_agent.scheduler import Scheduler
 from edge_agent.state import State
@@ -57,8 +58,10 @@ class Agent:
 
     def run(self) -> ExitCode:
         """Run until stopped, or until every source has ended. Raises EdgeAgentError for what prevents the start."""
+        ensure_libraries()
         check_files(self._config)
-        loaded, thresholds = self._load()
+        with placed(self._config):
+            loaded, thresholds = self._load()
         if self._stopping.is_set():
             return ExitCode.OK
         state = state_for(self._config)

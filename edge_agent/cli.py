@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -39,6 +40,7 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
+        _open_closed_streams()
         try:
             return super().invoke(ctx)
         except EdgeAgentError as error:
@@ -48,6 +50,15 @@ class Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order a newcomer meets them."""
         return list(self.commands)
+
+
+def _open_closed_streams() -> None:
+    """Started with stdout or stderr closed (``2>&-``): what opens next must not get their numbers, and with them what C code prints."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(handle)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _report(error: EdgeAgentError) -> None:

@@ -355,6 +355,22 @@ def test_demo_of_what_is_not_there(edge_agent: CommandLine, mosquitto: Mosquitto
 
 
 @pytest.mark.tflite
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_run_with_closed_streams_runs(edge_agent: CommandLine, closed: str) -> None:
+    (edge_agent.folder / "agent.toml").write_text(CAMERA + f'[mqtt]\nhost = "127.0.0.1"\nport = {free_port()}\n')
+    command = f'exec "$0" -m edge_agent run --seconds 2 {closed}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        cwd=edge_agent.folder,
+        env=edge_agent.environment(),
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.tflite
 def test_run_says_which_file_it_uses_publishes_and_ends_with_its_source(edge_agent: CommandLine, mosquitto: Mosquitto) -> None:
     text = CAMERA + f'frames = 5\n[mqtt]\nhost = "127.0.0.1"\nport = {mosquitto.port}\n[device]\nid = "box"\n'
     (edge_agent.folder / "agent.toml").write_text(text)

@@ -138,13 +138,16 @@ class Agent:
         health.stop(CAPTURES_S)
         self._notifier.stopping()
         health.say_stopped()
-        publisher.stop(DRAIN_AT_STOP_S if asked else DRAIN_AT_END_S, keep_trying=not asked)
+        if asked:
+            publisher.stop(DRAIN_AT_STOP_S)
+        else:
+            publisher.stop(DRAIN_AT_END_S, keep_trying=True, hurry=self._stopping.is_set)
         for camera, text in summary(self.captures).items():
             log.info("frames camera=%s %s", camera, text)
         log.info("stopped delivered=%d dropped=%s", publisher.counts.delivered, dict(publisher.counts.dropped))
-        if not asked and publisher.counts.dropped["shutdown"]:
-            return ExitCode.UNAVAILABLE
-        return self._outcome(pipeline, lanes_ended=lanes_ended)
+        code = self._outcome(pipeline, lanes_ended=lanes_ended)
+        undelivered = not asked and publisher.counts.dropped["shutdown"]
+        return ExitCode.UNAVAILABLE if code is ExitCode.OK and undelivered else code
 
     def _outcome(self, pipeline: Pipeline, *, lanes_ended: bool) -> ExitCode:
         if pipeline.failure is not None:

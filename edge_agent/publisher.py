@@ -102,10 +102,11 @@ class Publisher:
         with self._changed:
             return len(self._events) + len(self._writing), self._bytes + sum(len(m.payload) for m in self._writing)
 
-    def stop(self, timeout_s: float, *, keep_trying: bool = False) -> bool:
+    def stop(self, timeout_s: float, *, keep_trying: bool = False, hurry: Callable[[], bool] = lambda: False) -> bool:
         """Say ``offline``, deliver what can be delivered in that time, and end. False if the thread is still busy.
 
         Without a connection that is nothing, at once; or, with ``keep_trying``, what a connection within that time allows.
+        ``hurry`` cuts the time short once it says so.
         """
         self.publish(STATUS_OFFLINE)
         with self._changed:
@@ -114,7 +115,9 @@ class Publisher:
                 self._abandon.set()
             self._changed.notify_all()
         if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+            deadline = time.monotonic() + timeout_s
+            while self._thread.is_alive() and time.monotonic() < deadline and not hurry():
+                self._thread.join(0.05)
             if self._thread.is_alive():
                 self._abandon.set()
                 self._thread.join(0.3)

@@ -296,7 +296,7 @@ def test_the_demo_shows_people_over_its_own_broker(edge_agent: CommandLine) -> N
 
 def test_the_demo_on_an_external_broker_is_read_by_mosquitto_sub(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
     program = needs("mosquitto_sub", "mosquitto-clients")
-    command = [program, "-h", "127.0.0.1", "-p", str(mosquitto.port), "-t", "edge/demo/camera/+/detections", "-C", "40", "-W", "40"]
+    command = [program, "-h", "127.0.0.1", "-p", str(mosquitto.port), "-t", "edge/+/camera/+/detections", "-C", "40", "-W", "40"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
         done = edge_agent.run("demo", "--seconds", "5", "--broker", f"127.0.0.1:{mosquitto.port}")
         out, _ = reader.communicate(timeout=60)

@@ -143,8 +143,8 @@ def test_the_built_in_model_takes_no_labels_of_another_count() -> None:
         load("builtin", labels=["x", "y"])
 
 
+# Not with tflite-runtime, nor with LiteRT before 2.1.6: they may crash the process on such a file.
 @pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
-@pytest.mark.tflite
 def test_a_damaged_model_is_one_clear_line(tmp_path: Path, suffix: str, assets: Path) -> None:
     whole = MODEL if suffix == ".tflite" else assets / "models" / "yolox_nano.onnx"
     broken = tmp_path / f"broken{suffix}"

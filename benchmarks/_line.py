@@ -19,9 +19,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edge_agent.app import FILES_LINGER_S, Agent
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
-from edge_agent.errors import Rejected
+from edge_agent.errors import ExitCode, Rejected
 from edge_agent.events import STATUS_ONLINE, Message, ModelInfo
 from edge_agent.health import Health, HealthContext
 from edge_agent.image import Image
@@ -251,7 +252,8 @@ class Line:
         info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
         spool = config.settings.spool
         sink = build_sink(config, DEVICE) if mqtt else NullSink()
-        self._publisher = Publisher(sink, spool.max_events, spool.max_bytes)
+        live = any(camera.settings.mode == "freshest" for camera in config.cameras)
+        self._publisher = Publisher(sink, spool.max_events, spool.max_bytes, linger_s=0.0 if live else FILES_LINGER_S)
         self._recorder = _Recorder(self._publisher, self.meter)
         wake = threading.Condition()
         self._sources = [MeteredSource(build_source(config, camera), self.meter) for camera in config.cameras]
@@ -323,6 +325,24 @@ class Line:
         read_at = self._sources[0].read_at
         camera_fps = (len(read_at) - 1) / (read_at[-1] - read_at[0])
         return LineRun(served, camera_fps, ended - self._recorder.first_at, per_frame, calls, events)
+
+
+def agent_throughput(config: AgentConfig) -> tuple[float, float]:
+    """The agent as it is, from its first frame captured to its last one served: frames per second, CPU seconds per frame."""
+    agent = Agent(config)
+    ended: list[ExitCode] = []
+    running = threading.Thread(target=lambda: ended.append(agent.run()))
+    running.start()
+    _until(lambda: bool(agent.captures) and agent.captures[0].counts.captured > 0, 30.0)
+    wall, cpu = time.perf_counter(), time.process_time()
+    capture = agent.captures[0]
+    _until(lambda: capture.ended and not capture.counts.in_flight, _END_S)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    running.join(_END_S)
+    frames = capture.counts.served
+    if ended != [ExitCode.OK]:
+        raise RuntimeError(f"the agent ended with {ended}")
+    return frames / wall, cpu / frames
 
 
 def _until(condition: Callable[[], bool], timeout_s: float) -> None:

@@ -35,6 +35,8 @@ LEAVE_WITHIN_S = 4.5
 """From SIGTERM to the end of the process, whatever hangs; the unit's limit and the users' patience is 5."""
 DRAIN_AT_STOP_S = 1.5
 DRAIN_AT_END_S = 10.0
+FILES_LINGER_S = 0.05
+"""Where only files are read, as fast as they can be: nobody waits for the single event."""
 LANES_S = 1.0
 CAPTURES_S = 0.5
 
@@ -93,17 +95,22 @@ class Agent:
         config = self._config
         cameras = [(index, camera) for index, camera in enumerate(config.cameras) if camera.settings.enabled]
         self.captures = [Capture(camera, build_source(config, camera), self._wake, self._camera_changed) for _, camera in cameras]
-        loaded = model_loading.load(config, only_files=all(c.source.unpaced and c.every for c in self.captures))
+        loaded = model_loading.load(config, only_files=self._only_files())
         labels = loaded.lanes[0].labels
         return loaded, {
             camera.id: model_loading.thresholds_for(camera.settings, config.settings.model, labels, index) for index, camera in cameras
         }
 
+    def _only_files(self) -> bool:
+        return all(c.source.unpaced and c.every for c in self.captures)
+
     def _build(self, state: State, loaded: LoadedModel, thresholds: Mapping[str, Thresholds]) -> tuple[Pipeline, Publisher, Health]:
         settings, identity = self._config.settings, loaded.identity
         self.device, stream = device_id(self._config, state), secrets.token_hex(8)
         sink = build_sink(self._config, self.device)
-        publisher = Publisher(sink, settings.spool.max_events, settings.spool.max_bytes, on_change=self._connection_changed)
+        linger_s = FILES_LINGER_S if self._only_files() else 0.0
+        spool = settings.spool
+        publisher = Publisher(sink, spool.max_events, spool.max_bytes, on_change=self._connection_changed, linger_s=linger_s)
         info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
         context = PipelineContext(self.device, stream, info, publisher.publish, state.reserve, self._clock_synced)
         pipeline = Pipeline(context, Scheduler(self.captures, self._wake), loaded.lanes, thresholds)

@@ -23,7 +23,7 @@ from edge_agent.stats import FrameCounts, RateMeter, ReasonCounter
 
 log = logging.getLogger(__name__)
 
-FILE_DEPTH = 4
+FILE_DEPTH = 8
 """Frames of a file that may wait, so that neither decoder nor model stands still for the other's unevenness."""
 CAMERA_BACKOFF = BackoffPolicy(first_s=0.5, cap_s=30.0, stable_s=10.0)
 
@@ -80,6 +80,8 @@ class Capture:
         self._slot: deque[Frame] = deque()
         self._abandoned = False
         self._depth = FILE_DEPTH if self.every and source.unpaced else 1
+        self._is_full = False
+        """The reader waits for room."""
         self._slot_due = 0.0
         self._held_until = 0.0
         self._stopping = threading.Event()
@@ -119,7 +121,9 @@ class Capture:
                 # The schedule keeps its beat unless it fell behind by more than one interval.
                 interval = 1 / self.camera.settings.max_fps
                 self._slot_due = max(self._slot_due + interval, now) if self._slot_due > now - interval else now + interval
-            self._wake.notify_all()
+            if self._is_full and len(self._slot) <= self._depth // 2:
+                self._is_full = False
+                self._wake.notify_all()
         return frame
 
     def served(self) -> None:
@@ -237,8 +241,11 @@ class Capture:
             if self._abandoned:
                 return
             self.counts.captured += 1
-            while self.every and len(self._slot) >= self._depth and not self._stopping.is_set():
-                self._wake.wait(1.0)
+            if self.every and len(self._slot) >= self._depth:
+                # Filled again only once it is half empty: fewer changes between threads, and several frames in a row.
+                self._is_full = True
+                while self._is_full and not self._stopping.is_set():
+                    self._wake.wait(1.0)
             if self._stopping.is_set():
                 if not self._abandoned:
                     self.counts.dropped["shutdown"] += 1

@@ -48,20 +48,24 @@ class Publisher:
         max_bytes: int,
         policy: BackoffPolicy = SINK_BACKOFF,
         on_change: Callable[[], None] = lambda: None,
+        linger_s: float = 0.0,
     ) -> None:
+        """``linger_s``: how long an event may wait for company; what is sent together costs less of the CPU."""
         self.sink = sink
         self.counts = DeliveryCounts()
         self.connected = False
         self.error: str | None = None
         self._max_events, self._max_bytes = max_events, max_bytes
         self._backoff = Backoff(policy)
-        self._on_change = on_change
+        self._on_change, self._linger_s = on_change, linger_s
         self._changed = threading.Condition()
         self._states: dict[tuple[Kind, str | None], Message] = {}
         self._unsent: dict[tuple[Kind, str | None], Message] = {}
         self._events: deque[Message] = deque()
         self._bytes = 0
         self._writing: list[Message] = []
+        self._wake_at = 1
+        """Events that must wait before the thread is woken for them."""
         self._stopping = self._keep_trying = False
         self._abandon = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -81,7 +85,8 @@ class Publisher:
                 self._events.append(message)
                 self._bytes += len(message.payload)
                 self._make_room()
-            self._changed.notify_all()
+            if message.kind.is_state or self._is_worth_waking():
+                self._changed.notify_all()
 
     def _make_room(self) -> None:
         """Bounds what waits. What is being written cannot be taken back, and is bounded by the sink's ``most``."""
@@ -162,11 +167,21 @@ class Publisher:
         with self._changed:
             return bool(self._unsent or self._events)
 
+    def _await_work(self) -> None:
+        if not self._unsent and not self._events and not self._stopping:
+            self._changed.wait(IDLE_S)
+        if self._linger_s and self._events:
+            self._wake_at = max(1, min(self.sink.most, self._max_events // 2))
+            self._changed.wait_for(lambda: self._unsent or self._stopping or self._is_worth_waking(), self._linger_s)
+            self._wake_at = 1
+
+    def _is_worth_waking(self) -> bool:
+        return len(self._events) >= self._wake_at or 2 * self._bytes >= self._max_bytes
+
     def _next_batch(self) -> list[Message]:
         """State first, so that a backlog never delays it; then events in order."""
         with self._changed:
-            if not self._unsent and not self._events and not self._stopping:
-                self._changed.wait(IDLE_S)
+            self._await_work()
             # "offline" is the last word: it waits until nothing else is left
             last = self._unsent.get((Kind.STATUS, None)) is STATUS_OFFLINE
             states = [m for key, m in self._unsent.items() if not (last and key == (Kind.STATUS, None))]

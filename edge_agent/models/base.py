@@ -92,10 +92,12 @@ class Placement:
 
     def to_source(self, xyxy: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
         """Boxes of the input as boxes of the source picture, clipped to it."""
+        if len(xyxy) == 0:
+            return xyxy
         offset = np.array([self.left, self.top] * 2, np.float32)
         factor = np.array([image.width / self.width, image.height / self.height] * 2, np.float32)
         limit = np.array([image.width, image.height] * 2, np.float32)
-        boxes: NDArray[np.float32] = np.clip((xyxy - offset) * factor, 0, limit)
+        boxes: NDArray[np.float32] = np.minimum(np.maximum((xyxy - offset) * factor, np.float32(0)), limit)
         return boxes
 
 

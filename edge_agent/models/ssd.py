@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge_agent.models._boxes import strongest
 from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
@@ -54,17 +54,30 @@ class Ssd(Family):
             self.input_format = InputFormat("RGB", "none", scale=scale, offset=-zero * scale)
 
     def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
-        boxes, classes, scores, count = (dequantize(outputs[role], self._specs[role]) for role in self._roles)
-        valid = max(0, min(int(count.reshape(-1)[0]), scores.shape[1]))
-        score = scores[0, :valid]
-        class_id = classes[0, :valid].round().astype(np.int32)
-        kept = score >= thresholds.confidence
+        # Some 25 rows, of which few count. Right after an inference the caches are cold and each of numpy's functions
+        # costs more than the rows do, so they are sifted as plain numbers.
+        count, scores = self._real(outputs, 3), self._real(outputs, 2).reshape(-1)
+        valid = max(0, min(int(count.reshape(-1)[0]), len(scores)))
+        sure = thresholds.confidence
+        found = [(-score, row) for row, score in enumerate(scores[:valid].tolist()) if score >= sure]
+        if not found:
+            return Candidates.none()
+        classes = self._real(outputs, 1).reshape(-1).tolist()
         if thresholds.class_ids is not None:
-            kept &= np.isin(class_id, thresholds.class_ids)
-        index = np.flatnonzero(kept)
-        index = index[strongest(score[index], thresholds.max_detections)]
-        xyxy = boxes[0, index][:, [1, 0, 3, 2]] * np.array(size * 2, np.float32)
-        return Candidates(xyxy, score[index], class_id[index])
+            wanted = set(thresholds.class_ids.tolist())
+            found = [(score, row) for score, row in found if round(classes[row]) in wanted]
+        found.sort()
+        rows = [row for _, row in found[: thresholds.max_detections]]
+        boxes = self._real(outputs, 0).reshape(-1, 4)[rows]
+        return Candidates(
+            boxes[:, [1, 0, 3, 2]] * np.array(size * 2, np.float32),
+            scores[rows],
+            np.array([round(classes[row]) for row in rows], np.int32),
+        )
+
+    def _real(self, outputs: Sequence[Tensor], role: int) -> NDArray[np.float32]:
+        index = self._roles[role]
+        return dequantize(outputs[index], self._specs[index])
 
 
 def build(graph: GraphSpec) -> Family:

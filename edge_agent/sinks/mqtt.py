@@ -2,18 +2,19 @@
 
 paho keeps an unbounded queue in memory, reconnects without jitter, ignores its window when it does, and never sends
 again on a live connection. So it is given nothing to queue: one client per connection, never more than the window
-in flight, and a ``write`` that only returns once every message was acknowledged.
+in flight, and a ``write`` that only returns once every message was acknowledged. It gets no thread of its own either
+(``loop_start``): whoever writes also reads the answers, which saves two wake-ups for every message.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ _TAKEN_OVER = 0x8E
 _TOO_LARGE = 0x95
 _FAILURE = 0x80
 _WINDOW = 20
+_MISC_S = 1.0
+"""How often the keepalive is looked at while nothing comes."""
 _OVERHEAD = 10
 """Bytes of a PUBLISH besides topic and payload, at most: type, length (4), the topic's length (2), number (2), no properties (1)."""
 
@@ -75,7 +78,6 @@ class MqttSink(Sink):
         self.name = f"mqtt{'s' if context.tls else ''}://{config.host}:{self.port}"
         self._v5 = config.protocol == "5"
         self._client: paho.Client | None = None
-        self._changed = threading.Condition()
         self._connack: ReasonCode | None = None
         self._lost: str | None = None
         self._acks: dict[int, ReasonCode] = {}
@@ -87,33 +89,51 @@ class MqttSink(Sink):
     def connect(self) -> None:
         self.close()
         self._connack, self._lost, self._acks, self._connected_at = None, None, {}, None
-        client = self._new_client()
-        with self._changed:
-            self._client = client  # from here on, only this client's callbacks count
+        client = self._client = self._new_client()
         config = self._config
         try:
             client.connect(config.host, self.port, config.keepalive_s)
-            client.loop_start()
         except (OSError, ValueError) as error:
-            with self._changed:
-                self._client = None
+            self._client = None
             raise SinkUnavailable(f"{self.name}: {connection_problem(error, tls=self.context.tls is not None)}") from None
-        connack = self._await_connack()
+        connack = self._await_connack(client)
         if connack.is_failure:
             self.close()
             reason = str(connack)
             raise SinkUnavailable(f"{self.name}: the broker refuses us: {reason}{_refusal_hint(reason)}")
         self._connected_at = time.monotonic()
 
-    def _await_connack(self) -> ReasonCode:
+    def _await_connack(self, client: paho.Client) -> ReasonCode:
         timeout_s = self._config.connect_timeout_s
-        with self._changed:
-            self._changed.wait_for(lambda: self._connack is not None or self._lost is not None, timeout_s)
-            connack, lost = self._connack, self._lost
-        if connack is None:
+        self._pump(client, lambda: self._connack is not None, timeout_s)
+        if self._connack is None:
             self.close()
-            raise SinkUnavailable(f"{self.name}: {lost or f'took the connection but did not answer in {timeout_s:g} s'}")
-        return connack
+            raise SinkUnavailable(f"{self.name}: {self._lost or f'took the connection but did not answer in {timeout_s:g} s'}")
+        return self._connack
+
+    def _pump(self, client: paho.Client, done: Callable[[], bool], timeout_s: float) -> None:
+        """Send and receive until ``done``, the connection is lost, or time is up; at least once."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            connection = client.socket()
+            if connection is None:  # closed by paho, which has told _on_disconnect why
+                self._lost = self._lost or "connection lost"
+                return
+            if _is_readable(connection, client.want_write(), min(left_s, _MISC_S)):
+                self._receive(client)
+            if client.want_write():
+                client.loop_write()
+            client.loop_misc()  # keeps the connection alive, and notices when the broker no longer answers
+            if done() or self._lost is not None or left_s == 0:
+                return
+
+    def _receive(self, client: paho.Client) -> None:
+        try:
+            client.loop_read()
+        except Exception as error:  # paho trusts its broker, and fails in many ways where one talks nonsense
+            log.debug("paho failed on what it received", exc_info=True)
+            self._lost = self._lost or f"the broker sent something that is not MQTT ({type(error).__name__})"
 
     def _new_client(self) -> paho.Client:
         config = self._config
@@ -126,7 +146,6 @@ class MqttSink(Sink):
             clean_session=None if self._v5 else True,
         )
         client.connect_timeout = config.connect_timeout_s
-        client.suppress_exceptions = True  # an exception in a callback would end paho's thread
         client.max_inflight_messages_set(_WINDOW)
         if config.username is not None:
             client.username_pw_set(config.username, self.context.password)
@@ -138,19 +157,15 @@ class MqttSink(Sink):
         return client
 
     def _on_connect(self, client: paho.Client, _user: Any, _flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
-        with self._changed:
-            if client is self._client:
-                granted = getattr(properties, "ReceiveMaximum", _WINDOW) if properties else _WINDOW
-                self._window = max(1, min(_WINDOW, int(granted)))
-                self._largest = getattr(properties, "MaximumPacketSize", None) if properties else None
-                self._connack = reason
-                self._changed.notify_all()
+        if client is self._client:
+            granted = getattr(properties, "ReceiveMaximum", _WINDOW) if properties else _WINDOW
+            self._window = max(1, min(_WINDOW, int(granted)))
+            self._largest = getattr(properties, "MaximumPacketSize", None) if properties else None
+            self._connack = reason
 
     def _on_disconnect(self, client: paho.Client, _user: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
-        with self._changed:
-            if client is self._client:
-                self._lost = self._lost or self._why_lost(reason)
-                self._changed.notify_all()
+        if client is self._client:
+            self._lost = self._lost or self._why_lost(reason)
 
     def _why_lost(self, reason: ReasonCode) -> str:
         client_id = self.context.client_id
@@ -168,10 +183,8 @@ class MqttSink(Sink):
         return f"connection lost: {reason}{hint}"
 
     def _on_publish(self, client: paho.Client, _user: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
-        with self._changed:
-            if client is self._client:
-                self._acks[mid] = reason
-                self._changed.notify_all()
+        if client is self._client:
+            self._acks[mid] = reason
 
     def write(self, messages: Sequence[Message]) -> Sequence[Rejected | None]:
         # A sliding window: each acknowledgement lets the next message go, so that there is always data for TCP's own
@@ -184,18 +197,18 @@ class MqttSink(Sink):
         while settled < len(messages):
             while len(mids) < min(len(messages), settled + self._window):
                 mids.append(self._send(self._client, messages[len(mids)], settled))
-            settled = self._await_ack(mids, settled)
+            settled = self._await_ack(self._client, mids, settled)
         return [mid if isinstance(mid, Rejected) else self._outcome(message, mid) for message, mid in zip(messages, mids, strict=True)]
 
-    def _await_ack(self, mids: Sequence[int | Rejected], settled: int) -> int:
+    def _await_ack(self, client: paho.Client, mids: Sequence[int | Rejected], settled: int) -> int:
         """How many, from the first, are acknowledged, once that is more than ``settled``. Raises SinkUnavailable."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._lost is not None or self._is_acknowledged(mids[settled]), self._config.ack_timeout_s)
-            before, lost = settled, self._lost
-            while settled < len(mids) and self._is_acknowledged(mids[settled]):
-                settled += 1
-        if lost is not None:
-            raise SinkUnavailable(f"{self.name}: {lost}", settled)
+        before = settled
+        if not self._is_acknowledged(mids[settled]):
+            self._pump(client, lambda: self._is_acknowledged(mids[before]), self._config.ack_timeout_s)
+        while settled < len(mids) and self._is_acknowledged(mids[settled]):
+            settled += 1
+        if self._lost is not None:
+            raise SinkUnavailable(f"{self.name}: {self._lost}", settled)
         if settled == before:
             raise SinkUnavailable(f"{self.name}: the broker did not acknowledge within {self._config.ack_timeout_s:g} s", settled)
         return settled
@@ -226,19 +239,20 @@ class MqttSink(Sink):
         return Rejected(f"{self.topics.of(message)}: {reason}") if reason.value >= _FAILURE else None
 
     def check(self) -> None:
+        if self._client is not None and self._lost is None:
+            self._pump(self._client, lambda: True, 0.0)
         if self._client is None or self._lost is not None:
             raise SinkUnavailable(f"{self.name}: {self._lost or 'not connected'}")
 
     def close(self) -> None:
-        with self._changed:
-            client, self._client = self._client, None
+        client, self._client = self._client, None
         if client is None:
             return
-        # paho's loop_stop() waits for ever while acknowledgements are missing, unless disconnected first; and its
-        # socket may hang. Both happen in a thread that nobody waits for beyond a moment.
-        closing = threading.Thread(target=_shut, args=(client,), name="mqtt-close", daemon=True)
-        closing.start()
-        closing.join(1.0)
+        with contextlib.suppress(Exception):
+            client.disconnect()  # sent at once, or not at all: the socket does not block
+            connection = client.socket()
+            if connection is not None:
+                connection.close()
 
 
 def _without_delay(_client: paho.Client, _user: Any, connection: Any) -> None:
@@ -247,10 +261,13 @@ def _without_delay(_client: paho.Client, _user: Any, connection: Any) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _shut(client: paho.Client) -> None:
-    with contextlib.suppress(Exception):
-        client.disconnect()
-        client.loop_stop()
+def _is_readable(connection: Any, want_write: bool, timeout_s: float) -> bool:
+    """Wait until a socket can be read, or written if that is wanted; whether it can be read."""
+    if isinstance(connection, ssl.SSLSocket) and connection.pending():
+        return True  # decrypted already, so the kernel knows nothing of it
+    poll = select.poll()  # not select(): it fails with more than 1024 open files
+    poll.register(connection, select.POLLIN | (select.POLLOUT if want_write else 0))
+    return any(events & ~select.POLLOUT for _, events in poll.poll(timeout_s * 1e3))
 
 
 def connection_problem(error: Exception, *, tls: bool) -> str:

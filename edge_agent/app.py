@@ -37,6 +37,8 @@ DRAIN_AT_STOP_S = 1.5
 DRAIN_AT_END_S = 10.0
 FILES_LINGER_S = 0.05
 """Where only files are read, as fast as they can be: nobody waits for the single event."""
+GIL_S = 0.0005
+"""Threads here work in bursts of some 100 us between calls that let the GIL go; Python's 5 ms would keep the others waiting."""
 LANES_S = 1.0
 CAPTURES_S = 0.5
 
@@ -91,6 +93,7 @@ class Agent:
         """Everything that can be wrong with sources and model, before anything is touched. Makes the captures."""
         import cv2
 
+        sys.setswitchinterval(GIL_S)
         cv2.setNumThreads(1)  # lanes and captures are our threads; OpenCV's own pool burns a core on pictures of this size for nothing
         config = self._config
         cameras = [(index, camera) for index, camera in enumerate(config.cameras) if camera.settings.enabled]

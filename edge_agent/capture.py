@@ -126,6 +126,11 @@ class Capture:
                 self._wake.notify_all()
         return frame
 
+    def expect(self, at: float) -> None:
+        """The next frame will be taken at ``at``, no sooner: the source may spare itself the ones before. Any thread."""
+        if not self.every:
+            self.source.skip_until(max(at, self._slot_due))
+
     def served(self) -> None:
         """The frame that was taken has become an event."""
         with self._wake:

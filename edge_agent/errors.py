@@ -97,6 +97,8 @@ class SourceErrorCode(str, Enum):
     TLS = "tls"
     CODEC_UNSUPPORTED = "codec_unsupported"
     INVALID_DATA = "invalid_data"
+    WEDGED = "wedged"
+    """A call into a driver or library never came back."""
     ENDED = "ended"
     FAILED = "failed"
 

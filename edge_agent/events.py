@@ -119,7 +119,10 @@ class CameraStatusEvent:
     last_frame_age_s: float | None
     width: int | None = None
     height: int | None = None
-    decoder: str | None = None
+    decoder: Annotated[str | None, Field(description="what decodes, as confirmed after the start")] = None
+    hardware: Annotated[bool | None, Field(description="whether that is hardware")] = None
+    decoder_reason: Annotated[str | None, Field(description="why this decoder and not another")] = None
+    mode: Annotated[str | None, Field(description="what was negotiated with a device: format, size, rate")] = None
     last_error: Annotated[ErrorInfo | None, Field(description="why it was not online, the last time it was not")] = None
     schema: Literal["edge_agent.camera_status/1"] = "edge_agent.camera_status/1"
 

@@ -265,6 +265,9 @@ def camera_status(device: str, capture: Capture, now: float, *, stopped: bool = 
         width=info.width if info and info.width else None,
         height=info.height if info and info.height else None,
         decoder=info.decoder if info else None,
+        hardware=info.hardware if info else None,
+        decoder_reason=info.decoder_reason or None if info else None,
+        mode=info.mode or None if info else None,
     )
 
 

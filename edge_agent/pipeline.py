@@ -97,7 +97,7 @@ class Pipeline:
                 self.ticks[index] += 1
                 if not self._has_room():
                     continue
-                job = self._scheduler.take()
+                job = self._scheduler.take(lane=index)
                 if job is not None:
                     self._commit(job, self._infer(model, job))
                 elif self._scheduler.finished():

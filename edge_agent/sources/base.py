@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -47,7 +47,12 @@ class StreamInfo:
     """The rate that the source *claims*; nobody should rely on it."""
     decoder: str
     """What turns its bytes into pixels, such as ``h264 (FFmpeg, software)`` or ``none (YUYV)``."""
-    detail: str = ""
+    hardware: bool = False
+    """Whether that is hardware: as confirmed after the start, not as asked for."""
+    decoder_reason: str = ""
+    """Why this decoder and not another, such as ``h264_v4l2m2m could not be opened: no such device``."""
+    mode: str = ""
+    """What was negotiated with a device, such as ``MJPG 1280x720 at 30/s``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +102,23 @@ class Source(ABC):
         The picture stays valid after the next ``read`` and after ``close``.
         """
 
+    def skip_until(self, at: float) -> None:  # noqa: B027 - most sources have nothing to spare
+        """A hint: no picture that arrives before ``at`` (monotonic seconds) is going to be served.
+
+        A source may leave out work for those, such as decoding what nothing else depends on, and then not deliver them.
+        It must deliver what arrives later as if it had left out nothing. Called from any thread, at any time; cheap.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Let go of everything. Never raises."""
+
+
+class DecodeConfig(Table):
+    """Keys of every source whose pictures are decoded by something that may be hardware."""
+
+    decode: Literal["auto", "hardware", "software"] = "auto"
+    """"auto": hardware where it works, else software, with the reason in the camera's status; "hardware": or not at all."""
 
 
 class NetworkConfig(Table):

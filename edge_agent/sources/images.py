@@ -70,7 +70,7 @@ class ImagesSource(Source):
         ensure("cv2")
         files = self._listing()
         self._files, self._read_any = iter(files), False
-        return StreamInfo(0, 0, None, "still pictures (OpenCV)", f"{len(files)} files")
+        return StreamInfo(0, 0, None, "still pictures (OpenCV)", mode=f"{len(files)} files")
 
     def read(self) -> Reading:
         path = next(self._files, None)

@@ -143,7 +143,7 @@ class V4l2Source(Source):
         if given not in {"MJPG", "JPEG", "YUYV"}:
             capture.set(cv2.CAP_PROP_CONVERT_RGB, 1)
         decoder = {"MJPG": "jpeg (libjpeg-turbo, software)", "JPEG": "jpeg (libjpeg-turbo, software)"}.get(given, f"none ({given})")
-        return StreamInfo(*self._size, capture.get(cv2.CAP_PROP_FPS) or None, decoder, given)
+        return StreamInfo(*self._size, capture.get(cv2.CAP_PROP_FPS) or None, decoder, mode=given)
 
     def _refuse_unusable(self) -> None:
         try:

@@ -285,3 +285,33 @@ def test_stop_before_start_does_nothing_bad(sink: ScriptedSink) -> None:
     publisher.publish(event(1))
     assert publisher.stop(0.1)
     assert publisher.counts.dropped["shutdown"] == 1
+
+
+def test_events_that_linger_go_together_and_state_does_not_wait_for_them(sink: ScriptedSink) -> None:
+    publisher = Publisher(sink, 1000, 100_000, AT_ONCE, linger_s=3600)
+    publisher.start()
+    wait_until(lambda: publisher.connected)
+    for number in range(sink.most - 1):
+        publisher.publish(event(number))
+    assert sink.written == []
+    publisher.publish(event(sink.most - 1))
+    wait_until(lambda: len(sink.events) == sink.most)
+    assert [len(batch) for batch in sink.batches] == [sink.most]
+    publisher.publish(event(sink.most))
+    publisher.publish(health(1))
+    wait_until(lambda: len(sink.events) == sink.most + 1)
+    publisher.publish(event(sink.most + 1))
+    assert publisher.stop(5)
+    assert sink.events == list(range(sink.most + 2))
+
+
+def test_a_full_buffer_does_not_linger(sink: ScriptedSink) -> None:
+    publisher = Publisher(sink, 1000, 10_000, AT_ONCE, linger_s=3600)
+    publisher.start()
+    wait_until(lambda: publisher.connected)
+    for number in range(6):
+        publisher.publish(event(number, 1000))
+    wait_until(lambda: len(sink.events) >= 5)
+    publisher.stop(5)
+    assert sink.events == list(range(6))
+    assert not publisher.counts.dropped

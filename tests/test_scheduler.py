@@ -161,3 +161,56 @@ def test_a_waiting_lane_is_woken_by_a_frame() -> None:
     lane.join(5)
     assert not lane.is_alive()
     assert found[0] is not None
+
+
+class Watching(NoSource):
+    """Keeps what it was told about when the next frame is wanted."""
+
+    def __init__(self) -> None:
+        self.wanted_at: list[float] = []
+
+    def skip_until(self, at: float) -> None:
+        self.wanted_at.append(at)
+
+
+def watched(count: int) -> tuple[list[Capture], list[Watching], Scheduler, Clock]:
+    clock, wake = Clock(), threading.Condition()
+    sources = [Watching() for _ in range(count)]
+    tables = [{"id": f"c{i}", "source": "synthetic"} for i in range(count)]
+    made = [Capture(camera, source, wake) for camera, source in zip(make_config({"cameras": tables}).cameras, sources, strict=True)]
+    return made, sources, Scheduler(made, wake, clock), clock
+
+
+def test_a_source_is_told_until_when_the_model_is_busy() -> None:
+    cameras, (source,), scheduler, clock = watched(1)
+    for _ in range(3):
+        put(cameras[0], clock)
+        assert scheduler.take(0)
+        clock.now += 0.2
+    assert source.wanted_at[0] == 1000.0, "nothing is known before the first inference ended"
+    assert source.wanted_at[2] == pytest.approx(1000.4 + 0.9 * 0.2)
+
+
+def test_a_source_is_told_that_the_others_go_first() -> None:
+    cameras, sources, scheduler, clock = watched(3)
+    for _ in range(9):
+        for camera in cameras:
+            put(camera, clock)
+        assert scheduler.take(0)
+        clock.now += 0.1
+    assert max(source.wanted_at[-1] for source in sources) == pytest.approx(1000.8 + 3 * 0.9 * 0.1)
+
+
+def test_with_a_free_lane_every_frame_is_wanted() -> None:
+    cameras, (source,), scheduler, clock = watched(1)
+    for lane in (0, 1, 0, 1):
+        put(cameras[0], clock)
+        assert scheduler.take(0, lane=lane)
+        clock.now += 0.2
+    put(cameras[0], clock)
+    assert scheduler.take(0, lane=0)
+    assert source.wanted_at[-1] == pytest.approx(1000.6 + 0.9 * 0.4), "when the other lane comes back"
+    assert scheduler.take(0, lane=1) is None
+    put(cameras[0], clock)
+    assert scheduler.take(0, lane=0)
+    assert source.wanted_at[-1] == clock.now, "the other lane waits"

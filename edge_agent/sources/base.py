@@ -109,6 +109,13 @@ class Source(ABC):
         It must deliver what arrives later as if it had left out nothing. Called from any thread, at any time; cheap.
         """
 
+    def left_out(self) -> int:
+        """Frames that arrived since the last call and were not decoded, thanks to ``skip_until``; they come before the
+        picture that ``read`` returned last, or before its error. Called from the thread that reads, after each ``read``
+        and before ``close``. They are frames of the camera: they count as captured, have frame ids, and were skipped.
+        """
+        return 0
+
     @abstractmethod
     def close(self) -> None:
         """Let go of everything. Never raises."""

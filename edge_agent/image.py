@@ -142,6 +142,9 @@ def _sampled(pixels: Pixels, width: int, height: int) -> Pixels:
 
     if pixels.shape[:2] == (height, width):
         return pixels
+    if pixels.shape == (2 * height, 2 * width, 2):  # OpenCV halves two channels at once seven times slower than one by one
+        halves = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in cv2.split(pixels)]
+        return cv2.merge(halves)  # type: ignore[return-value]
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
 
 
@@ -156,14 +159,17 @@ class YuyvImage(Image):
     def resized(self, width: int, height: int, order: Order) -> Pixels:
         import cv2
 
-        # Luma at its own resolution, and chroma from the macropixels (Y0 U Y1 V as four channels, half as wide).
-        luma = _resized(cv2.extractChannel(self._data, 0), width, height)  # type: ignore[arg-type]
-        macro = _sampled(self._data.reshape(self.height, self.width // 2, 4), width, height)
-        yuv = np.empty((height, width, 3), np.uint8)
-        cv2.mixChannels([luma, macro], [yuv], [0, 0, 2, 1, 4, 2])
+        # Both are resized at their own resolution; of the chroma's rows every other one is enough when half of them is.
+        luma, chroma = cv2.split(self._data)
+        chroma = chroma.reshape(self.height, self.width // 2, 2)[:: 2 if self.height >= 2 * height else 1]
+        yuv = cv2.merge([_resized(luma, width, height), _sampled(chroma, width, height)])  # type: ignore[arg-type]
         return cv2.transform(yuv, _matrix(self._colours, order), dst=yuv)  # type: ignore[return-value]
 
     def bgr(self) -> Pixels:
+        import cv2
+
+        if self._bgr is None and self._colours == USUAL_COLOURS:
+            self._bgr = cv2.cvtColor(self._data, cv2.COLOR_YUV2BGR_YUYV)  # type: ignore[assignment]
         if self._bgr is None:
             self._bgr = self.resized(self.width, self.height, "BGR")
         return self._bgr
@@ -189,5 +195,17 @@ class PlanarImage(Image):
 
     def bgr(self) -> Pixels:
         if self._bgr is None:
-            self._bgr = self.resized(self.width, self.height, "BGR")
+            self._bgr = self._converted() if self._is_usual() else self.resized(self.width, self.height, "BGR")
         return self._bgr
+
+    def _is_usual(self) -> bool:
+        """Whether OpenCV has a conversion for it, which is some eight times faster than ours in two steps."""
+        half = (self.height // 2, self.width // 2)
+        even = self.height % 2 == 0 and self.width % 2 == 0
+        return even and self._colours == USUAL_COLOURS and all(plane.shape[:2] == half for plane in self._chroma)
+
+    def _converted(self) -> Pixels:
+        import cv2
+
+        chroma = self._chroma[0] if len(self._chroma) == 1 else cv2.merge(self._chroma)
+        return cv2.cvtColorTwoPlane(self._y, chroma, cv2.COLOR_YUV2BGR_NV12)  # type: ignore[return-value]

@@ -97,8 +97,13 @@ class Agent:
         cv2.setNumThreads(1)  # lanes and captures are our threads; OpenCV's own pool burns a core on pictures of this size for nothing
         config = self._config
         cameras = [(index, camera) for index, camera in enumerate(config.cameras) if camera.settings.enabled]
-        self.captures = [Capture(camera, build_source(config, camera), self._wake, self._camera_changed) for _, camera in cameras]
+        sizes: list[tuple[int, int]] = []  # of the model, which is loaded after the sources are made and before they are opened
+        sources = [build_source(config, camera, lambda: sizes[0] if sizes else None) for _, camera in cameras]
+        self.captures = [
+            Capture(camera, source, self._wake, self._camera_changed) for (_, camera), source in zip(cameras, sources, strict=True)
+        ]
         loaded = model_loading.load(config, only_files=self._only_files())
+        sizes.append(loaded.lanes[0].input_size)
         labels = loaded.lanes[0].labels
         return loaded, {
             camera.id: model_loading.thresholds_for(camera.settings, config.settings.model, labels, index) for index, camera in cameras

@@ -116,7 +116,7 @@ def _check_source(config: AgentConfig, camera: CameraConfig) -> None:
             raise ConfigError(f'{path} is a folder; for a folder of pictures set kind = "images"')
 
 
-def build_source(config: AgentConfig, camera: CameraConfig) -> Source:
+def build_source(config: AgentConfig, camera: CameraConfig, model_size: Callable[[], tuple[int, int] | None] = lambda: None) -> Source:
     """A camera's source, not yet opened. Raises ConfigError."""
     key = f"cameras[{config.cameras.index(camera)}]"
     context = SourceContext(
@@ -124,6 +124,7 @@ def build_source(config: AgentConfig, camera: CameraConfig) -> Source:
         camera.settings.source,
         config.resolve,
         lambda path: read_secret(config.resolve(path), f"{key}.password_file"),
+        model_size,
     )
     try:
         source: Source = plugins.load("sources", camera.kind).build(context, camera.options)

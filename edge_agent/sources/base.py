@@ -35,6 +35,8 @@ class SourceContext:
     """Makes a path of the configuration absolute."""
     secret: Callable[[str], str]
     """Reads a secret file; raises ConfigError."""
+    model_size: Callable[[], tuple[int, int] | None] = lambda: None
+    """Width and height of the model's input, once the model is loaded: a hint for hardware that resizes. Any thread."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from edge_agent import config_file, demo, plugins
 from edge_agent.image import Image, Order, Pixels, PlanarImage
 from edge_agent.models import _loading
 from edge_agent.models.base import Thresholds
-from edge_agent.sources._ffmpeg import image_of
+from edge_agent.sources._ffmpeg_images import image_of
 
 CLIP = Path(demo.clip_path())
 Box = tuple[float, float, float, float]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.image import BgrImage, Colours, JpegImage, Order, Pixels, PlanarImage, YuyvImage
-from edge_agent.sources._ffmpeg import DecodedImage, RotatedImage, image_of
+from edge_agent.sources._ffmpeg_images import DecodedImage, RotatedImage, image_of
 
 SIZES = st.integers(1, 400)
 ORDERS: st.SearchStrategy[Order] = st.sampled_from(("BGR", "RGB"))

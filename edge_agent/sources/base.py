@@ -112,9 +112,11 @@ class Source(ABC):
         """
 
     def left_out(self) -> int:
-        """Frames that arrived since the last call and were not decoded, thanks to ``skip_until``; they come before the
-        picture that ``read`` returned last, or before its error. Called from the thread that reads, after each ``read``
-        and before ``close``. They are frames of the camera: they count as captured, have frame ids, and were skipped.
+        """How many frames arrived since the last call and were not decoded, thanks to ``skip_until``.
+
+        They come before the picture that ``read`` returned last, or before its error. They are frames of the camera: they
+        count as captured, have frame ids, and were skipped. Called from the thread that reads, after each ``read`` and
+        before ``close``.
         """
         return 0
 

@@ -18,7 +18,7 @@ from edge_agent.errors import ConfigError, ModelError
 from edge_agent.image import BgrImage
 from edge_agent.models import _loading
 from edge_agent.models.base import Model, Thresholds
-from edge_agent.sources._ffmpeg import image_of
+from edge_agent.sources._ffmpeg_images import image_of
 from tests.conftest import CLIP, MODEL, TRUTH, make_config
 from tests.models.reference import iou
 

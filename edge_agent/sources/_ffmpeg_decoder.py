@@ -1,0 +1,99 @@
+"""The decoder of one stream: hardware where it works, confirmed by its first picture, else software with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from edge_agent.errors import SourceErrorCode, SourceUnavailable
+from edge_agent.sources._decoders import Candidate, Plan
+from edge_agent.sources._ffmpeg_errors import reason_of
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+PROOF_PACKETS = 60
+"""Packets after which a decoder in hardware that has given no picture is taken as one that does not work."""
+
+
+class Decoder:
+    """Packets in, frames out. ``frames`` are those that came of proving the hardware: the first to be delivered."""
+
+    def __init__(self, stream: VideoStream, plan: Plan, next_packet: Callable[[], Packet[VideoStream]], shown: str) -> None:
+        """Try the plan's candidates. One in hardware is fed from ``next_packet`` until it gives a picture.
+
+        Raises SourceUnavailable where none works, and what ``next_packet`` raises.
+        """
+        self.frames: list[VideoFrame] = []
+        self.reason = plan.reason
+        self._proof: list[Packet[VideoStream]] = []
+        for candidate in plan.candidates:
+            self.candidate = candidate
+            if not candidate.hardware:
+                self._context = stream.codec_context
+                for packet in self._proof:
+                    self.frames += self._tolerant(packet)
+                break
+            fault = self._try(candidate, stream, next_packet)
+            if fault is None:
+                break
+            self.reason = f"{candidate.name} was tried: {fault}"
+        else:
+            raise SourceUnavailable(
+                f'{shown} is not decoded in software, as decode = "hardware" asks: {self.reason}', SourceErrorCode.CODEC_UNSUPPORTED
+            )
+        self._proof = []
+
+    @property
+    def shown(self) -> str:
+        """For the camera's status: what is live, and whether it is hardware."""
+        return self.candidate.shown()
+
+    def decode(self, packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
+        """The frames that a packet completes. Raises PyAV's errors."""
+        yield from self._context.decode(packet)
+
+    def _try(self, candidate: Candidate, stream: VideoStream, next_packet: Callable[[], Packet[VideoStream]]) -> str | None:
+        """Open a candidate in hardware and see a picture of it; why not, otherwise."""
+        import av
+
+        try:
+            self._context = _context_of(candidate.name, stream)
+            for packet in [*self._proof, *self._more(next_packet)]:
+                self.frames += self._context.decode(packet)
+                if self.frames:
+                    return None
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self.frames = []
+            return reason_of(error)
+        return f"no picture after {PROOF_PACKETS} packets"
+
+    def _more(self, next_packet: Callable[[], Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+        while len(self._proof) < PROOF_PACKETS:
+            packet = next_packet()
+            self._proof.append(packet)
+            yield packet
+
+    def _tolerant(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        import av
+
+        try:
+            return self._context.decode(packet)
+        except (av.FFmpegError, OSError):  # a camera that was joined in the middle sends what nobody can decode
+            return []
+
+
+def _context_of(name: str, stream: VideoStream) -> VideoCodecContext:
+    import av
+    from av.video.codeccontext import VideoCodecContext
+
+    context = av.CodecContext.create(name, "r")
+    assert isinstance(context, VideoCodecContext)
+    given = stream.codec_context
+    context.extradata = given.extradata
+    context.width, context.height = given.width, given.height
+    context.open()
+    return context

@@ -1,0 +1,159 @@
+"""Which packets of a live H.264 or H.265 stream need not be decoded, because no picture of theirs is going to be served.
+
+Two things can be left out without changing any other picture (docs/decisions/0006-skipping-packets.md):
+
+- a picture that no other refers to: ``nal_ref_idc`` 0 (H.264, ITU-T H.264 7.4.1), or a sub-layer non-reference picture of
+  the highest temporal sub-layer (H.265, ITU-T H.265 7.4.2.2);
+- all that is left of a group, where the next IDR picture comes before anybody wants a picture. That one is foreseen, and
+  may be foreseen wrongly: what was held back is then decoded after all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+_LOOK_AT = 4096
+"""Bytes of a packet that are searched for its first slice: parameter sets and SEI come before, and are small."""
+HOLD_S = 1.0
+"""An IDR picture that is further away than this is not waited for."""
+PASS_AFTER_S = 0.5
+"""Somebody watches whether pictures come: one is decoded now and then, even if nobody is going to serve it."""
+MAX_HELD = 120
+"""Packets held back at most."""
+
+
+class PacketKind(NamedTuple):
+    """What depends on a packet's picture, and what it depends on."""
+
+    restart: bool = False
+    """An IDR picture (or H.265's BLA): nothing after it depends on anything before it."""
+    spare: bool = False
+    """Nothing depends on it."""
+
+
+ORDINARY = PacketKind()
+
+
+class PacketKinds:
+    """Tells the kind of each packet of one stream from its NAL units, in Annex B as RTSP streams have them."""
+
+    def __init__(self, codec: str, headers: bytes | None = None) -> None:
+        self._codec = codec
+        self._highest: int | None = None
+        """H.265: the highest temporal sub-layer, from 0; unknown until a parameter set tells."""
+        if headers:
+            self.of(headers)
+
+    def of(self, data: bytes) -> PacketKind:
+        """The kind of a packet that begins with ``data``; an ordinary one where that cannot be told."""
+        if self._codec not in {"h264", "hevc"}:
+            return ORDINARY
+        with_parameters = False
+        position = data.find(b"\0\0\1")
+        while 0 <= position < len(data) - 5:
+            begin = position + 3
+            kind = self._h264(data[begin]) if self._codec == "h264" else self._h265(data[begin : begin + 4])
+            if kind is not None:
+                # A parameter set in the same packet is needed by others, whatever the picture is.
+                return PacketKind(kind.restart, kind.spare and not with_parameters)
+            with_parameters |= self._is_parameter_set(data[begin])
+            position = data.find(b"\0\0\1", begin)
+        return ORDINARY
+
+    def _is_parameter_set(self, header: int) -> bool:
+        return header & 0x1F in {7, 8} if self._codec == "h264" else header >> 1 & 0x3F in {32, 33, 34}
+
+    @staticmethod
+    def _h264(header: int) -> PacketKind | None:
+        unit = header & 0x1F
+        return PacketKind(unit == 5, not header & 0x60) if 1 <= unit <= 5 else None
+
+    def _h265(self, begin: bytes) -> PacketKind | None:
+        unit, layer = begin[0] >> 1 & 0x3F, (begin[1] & 7) - 1
+        if unit in {32, 33}:
+            declared = (begin[3] if unit == 32 else begin[2]) >> 1 & 7
+            self._highest = declared if self._highest is None else max(self._highest, declared)
+        if unit >= 32:
+            return None
+        return PacketKind(16 <= unit <= 20, unit <= 14 and unit % 2 == 0 and layer == self._highest)
+
+
+@dataclass
+class _Rhythm:
+    """How far apart the restarts are, where two groups in a row were equally long."""
+
+    since: int = 0
+    length: int = 0
+    steady: bool = False
+    began: float | None = None
+    interval_s: float = 0.0
+
+    def note(self, now: float, *, restart: bool) -> None:
+        if not restart:
+            self.since += 1
+            return
+        length = self.since + 1
+        if self.began is not None:
+            self.steady = length == self.length
+            self.interval_s = (now - self.began) / length
+            self.length = length
+        self.began, self.since = now, 0
+
+    def next_restart(self, now: float) -> float | None:
+        """When the next restart is due: monotonic seconds; None if that cannot be told."""
+        if not self.steady or self.since >= self.length:
+            return None
+        return now + (self.length - self.since) * self.interval_s
+
+
+class PacketSkipper:
+    """Holds back what need not be decoded. ``until`` may be called from any thread, the rest from the one that reads."""
+
+    def __init__(self, kinds: PacketKinds) -> None:
+        self._kinds = kinds
+        self._rhythm = _Rhythm()
+        self._until = 0.0
+        self._held: list[Packet[VideoStream]] = []
+        self._passed_at = 0.0
+        self._left_out = 0
+
+    def until(self, at: float) -> None:
+        """No picture that arrives before ``at`` (monotonic seconds) is going to be served."""
+        self._until = at
+
+    def left_out(self) -> int:
+        """Packets that were dropped for good since the last call."""
+        count, self._left_out = self._left_out, 0
+        return count
+
+    def take(self, packet: Packet[VideoStream], now: float) -> list[Packet[VideoStream]]:
+        """What to decode now that ``packet`` has come, in order."""
+        kind = self._kinds.of(bytes(memoryview(packet)[:_LOOK_AT]))
+        self._rhythm.note(now, restart=kind.restart)
+        if kind.restart:
+            self._left_out += len(self._held)
+            self._held.clear()
+        quiet_s = now - self._passed_at
+        if now < self._until and quiet_s < HOLD_S + PASS_AFTER_S and len(self._held) < MAX_HELD:
+            if kind.spare:
+                self._left_out += 1
+                return []
+            if self._held or self._outlived(kind, now, quiet_s):
+                self._held.append(packet)
+                return []
+        needed = [*self._held, packet]
+        self._held.clear()
+        self._passed_at = now
+        return needed
+
+    def _outlived(self, kind: PacketKind, now: float, quiet_s: float) -> bool:
+        """Whether a restart comes before anybody wants what this packet leads to."""
+        due = self._rhythm.next_restart(now)
+        if due is None or due > min(self._until, now + HOLD_S):
+            return False
+        return not (kind.restart and quiet_s >= PASS_AFTER_S)

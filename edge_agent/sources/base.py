@@ -2,7 +2,8 @@
 
 It holds no thread, no retry and no sleep of its own: :class:`edge_agent.capture.Capture` drives it, always from one
 thread, in the order ``open``, ``read`` ..., ``close``, and then perhaps ``open`` again. ``close`` may be called at any
-time after ``open`` began, also twice. Every blocking call has a bound: a source that could wait for ever is a defect.
+time after ``open`` began, also twice. Every blocking call has a bound, ``Source.patience_s``: a source that could wait for
+ever is a defect, which the runner survives all the same, by leaving thread and source behind and making another one.
 A source with a beat of its own (a file at its own speed) does not wait for it: it says when in ``Reading.not_before``.
 
 A module of a kind exports ``Config``, ``claims(source)``, and ``build(context, config)``.
@@ -23,6 +24,12 @@ from edge_agent.errors import SourceError, SourceErrorCode
 from edge_agent.image import Image
 
 Pixels = Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=32768)]
+
+
+PATIENCE_S = 8.0
+"""Longest time that a call of a usual source takes: its own timeouts are 5 s, and a camera that hangs is told within 10."""
+MARGIN_S = 3.0
+"""What a source may need beyond its own timeout: to look for the reason, to let go of what it had."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,19 @@ class Source(ABC):
     unpaced: bool = False
     """Delivers as fast as it is read, so that throughput counts and not latency: files that do not play in real time."""
 
+    patience_s: float = PATIENCE_S
+    """Seconds. A call that takes longer than this counts as wedged: it is not expected to return any more."""
+
+    exclusive: bool = False
+    """Holds what only one can have, such as a device: a call that hangs in our own process would keep it from its successor."""
+
+    position: int = 0
+    """How far a source that is not live has come, in its own units; 0 is the beginning.
+
+    When a call of one has wedged, the runner writes its position into a new one before the first ``open``, which then goes
+    on there.
+    """
+
     @property
     def finite(self) -> bool:
         """Whether EndOfStream is a finish. A camera that ends its stream is lost, and opened again."""
@@ -124,6 +144,9 @@ class Source(ABC):
     def close(self) -> None:
         """Let go of everything. Never raises."""
 
+    def dispose(self) -> None:  # noqa: B027 - most sources keep nothing from one ``open`` to the next
+        """After the last ``close``: let go of what was kept for another ``open``, such as a process. Never raises."""
+
 
 class DecodeConfig(Table):
     """Keys of every source whose pictures are decoded by something that may be hardware."""
@@ -139,3 +162,8 @@ class NetworkConfig(Table):
     """Longest wait for the camera to answer and its stream to begin."""
     read_timeout_s: Seconds = 5
     """Longest wait for the next frame; then the camera counts as lost and is opened again."""
+
+    @property
+    def patience_s(self) -> float:
+        """What ``Source.patience_s`` follows from these."""
+        return max(self.open_timeout_s, self.read_timeout_s) + MARGIN_S

@@ -23,6 +23,8 @@ HOLD_S = 1.0
 """An IDR picture that is further away than this is not waited for."""
 PASS_AFTER_S = 0.5
 """Somebody watches whether pictures come: one is decoded now and then, even if nobody is going to serve it."""
+ALMOST = 0.9
+"""Of an interval between pictures: how unevenly they may come before it matters. It then costs decoding, not a picture."""
 MAX_HELD = 120
 """Packets held back at most."""
 
@@ -154,6 +156,7 @@ class PacketSkipper:
     def _outlived(self, kind: PacketKind, now: float, quiet_s: float) -> bool:
         """Whether a restart comes before anybody wants what this packet leads to."""
         due = self._rhythm.next_restart(now)
-        if due is None or due > min(self._until, now + HOLD_S):
+        # The first packet that somebody may want comes within one interval of that time: it may be the restart itself.
+        if due is None or due > min(self._until + self._rhythm.interval_s * ALMOST, now + HOLD_S):
             return False
         return not (kind.restart and quiet_s >= PASS_AFTER_S)

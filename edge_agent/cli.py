@@ -206,26 +206,18 @@ def watch(config_file: Path | None, seconds: float | None, **given: Any) -> None
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def devices(as_json: bool) -> None:
-    """List the cameras of this machine, with the line to paste into agent.toml."""
-    import dataclasses
+@click.option("--controls", is_flag=True, help="Also list each camera's controls: value, what it takes, default.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with everything.")
+def devices(controls: bool, as_json: bool) -> None:
+    """List the cameras of this machine: formats, sizes, rates, controls, and the lines to paste into agent.toml."""
+    from edge_agent import devices as listing
 
-    from edge_agent.sources.v4l2 import devices as v4l2_devices
-
-    found = v4l2_devices()
+    found, decoding = listing.cameras(), listing.decoders()
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(device) for device in found], indent=2))
+        _echo(listing.as_json(found, decoding))
         return
-    cameras = [device for device in found if device.captures]
-    if not cameras:
-        click.echo("no V4L2 camera found" + (f" ({len(found)} other video nodes)" if found else " (there is no /dev/video*)"))
-    for device in cameras:
-        source = next(iter(device.links), device.path)
-        click.echo(f"{device.path}: {device.name} ({device.driver}, {device.bus})\n    source = {json.dumps(source)}")
-    for device in found:
-        if not device.captures:
-            click.echo(f"{device.path}: {device.name} (no camera: metadata, output or codec)")
+    for line in listing.as_text(found, decoding, controls=controls):
+        _echo(line)
 
 
 @main.command()

@@ -96,6 +96,8 @@ class SourceErrorCode(str, Enum):
     AUTH_FAILED = "auth_failed"
     TLS = "tls"
     CODEC_UNSUPPORTED = "codec_unsupported"
+    UNSUPPORTED = "unsupported"
+    """The device does not offer the size, rate, format or control that the configuration asks of it."""
     INVALID_DATA = "invalid_data"
     WEDGED = "wedged"
     """A call into a driver or library never came back."""

@@ -135,10 +135,10 @@ def test_the_example_is_printed_as_generated() -> None:
 
 def test_devices_as_json_and_as_text() -> None:
     found = json.loads(invoke("devices", "--json").output)
-    assert isinstance(found, list)
-    assert all({"path", "name", "captures"} <= device.keys() for device in found)
+    assert found.keys() == {"cameras", "decoders"}
+    assert all({"path", "name", "captures", "source", "formats", "controls"} <= device.keys() for device in found["cameras"])
     assert invoke("devices").exit_code == 0
-    if not found:
+    if not found["cameras"]:
         assert "no V4L2 camera found" in invoke("devices").output
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.config import Table
+from edge_agent.errors import ModelError
 
 Tensor = NDArray[np.generic]
 
@@ -34,6 +35,34 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Normalisation:
+    """(pixel - mean) / deviation, for each channel in the input's own order, pixels from 0 to 255."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What can be read from a model file without a runtime."""
+
+    operators: Mapping[str, int]
+    """How many there are of each, by ONNX's names where TFLite has the same."""
+    custom_operators: tuple[str, ...] = ()
+    """Those that neither format defines."""
+    opset: str = ""
+    producer: str = ""
+    parameters: int = 0
+    """Numbers in the graph's constants."""
+    missing_files: tuple[str, ...] = ()
+    """What is wrong with the files that hold the weights beside it, a line for each."""
+    anchors: Mapping[int, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    """Constants [rows, 4], by their number of rows."""
+    normalisation: Normalisation | None = None
+    """What the file's metadata ask for."""
+
+
+@dataclass(frozen=True)
 class GraphSpec:
     """What a model file says of itself."""
 
@@ -48,12 +77,20 @@ class GraphSpec:
     metadata: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     """Class names found inside the file."""
+    file: FileFacts | None = None
+    """None where the file cannot be read without its runtime (.ort)."""
+
+    def has_operator(self, name: str) -> bool | None:
+        """Whether an operator occurs in the graph; None where that cannot be told."""
+        return None if self.file is None else name in self.file.operators
+
 
 
 class Runtime(ABC):
     """A loaded model file. Not thread-safe: each lane has its own."""
 
     spec: GraphSpec
+    """Its first input is the picture."""
 
     @abstractmethod
     def infer(self, tensor: Tensor) -> Sequence[Tensor]:
@@ -62,6 +99,10 @@ class Runtime(ABC):
         The outputs stay valid until the next call.
         """
 
+    def fix(self, name: str, value: Tensor) -> None:
+        """Give an input besides the picture its value, for all inferences. Raises ModelError where there is none such."""
+        raise ModelError(f"{self.spec.runtime} takes no input {name!r} besides the picture")
+
 
 @dataclass(frozen=True)
 class RuntimeContext:
@@ -69,6 +110,8 @@ class RuntimeContext:
 
     path: Path
     threads: int
+    input_size: tuple[int, int] | None = None
+    """Width and height for a file that leaves them open."""
 
 
 class NoConfig(Table):

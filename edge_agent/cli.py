@@ -214,10 +214,10 @@ def devices(controls: bool, as_json: bool) -> None:
 
     found, decoding = listing.cameras(), listing.decoders()
     if as_json:
-        _echo(listing.as_json(found, decoding))
+        click.echo(listing.as_json(found, decoding))
         return
     for line in listing.as_text(found, decoding, controls=controls):
-        _echo(line)
+        click.echo(line)
 
 
 @main.command()

@@ -15,6 +15,7 @@ from edge_agent.sources import _v4l2_controls as v4l2_controls
 from edge_agent.sources import _v4l2_devices as v4l2_devices
 from edge_agent.sources import _v4l2_modes as modes
 
+_NO_DEFAULT = {v4l2_controls.Kind.BUTTON, v4l2_controls.Kind.STRING}
 _DECODERS = "edge_agent.sources._decoders"
 
 
@@ -25,7 +26,7 @@ class Setting:
     name: str
     kind: str
     value: str | None
-    default: str
+    default: str | None
     accepts: str
     inactive: bool
     read_only: bool
@@ -81,7 +82,7 @@ def _setting(node: kernel.Node, control: v4l2_controls.Control) -> Setting:
         control.name,
         control.kind.name.lower(),
         None if value is None else v4l2_controls.shown(control, value),
-        v4l2_controls.shown(control, control.default),
+        None if control.kind in _NO_DEFAULT else v4l2_controls.shown(control, control.default),
         control.accepts(),
         control.is_inactive,
         control.is_read_only,
@@ -176,7 +177,7 @@ def _rates(rates: tuple[float, ...]) -> str:
 
 def _settings(settings: tuple[Setting, ...]) -> Iterator[str]:
     for setting in settings:
-        notes = [setting.accepts, f"default {setting.default}"] if setting.kind != "button" else [setting.accepts]
+        notes = [setting.accepts] + [f"default {setting.default}"] * (setting.default is not None)
         notes += ["now ruled by another control"] * setting.inactive + ["read only"] * setting.read_only
         value = "" if setting.value is None else f" = {setting.value}"
         yield f"{setting.name}{value}    # {'; '.join(notes)}"

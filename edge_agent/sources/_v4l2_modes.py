@@ -131,12 +131,12 @@ def choose(offered: Iterable[Offer], wanted: Wanted) -> Mode:
         raise NotOffered(f"does not offer {_asked_size(wanted)}{_of_format(wanted)}; the nearest is {near.width}x{near.height}")
     modes = [mode for offer in sized for mode in _modes(offer)]
     timely = [mode for mode in modes if _rate_distance(mode, wanted) == 0] if "fps" in wanted.exact else modes
-    best = min(timely or modes, key=lambda mode: _preference(mode, wanted))
     if not timely:
+        best = min(modes, key=lambda mode: (_rate_distance(mode, wanted), _preference(mode, wanted)))
         slower = wanted.fps < (best.fps or 0)
         hint = f" (max_fps = {wanted.fps:g} serves fewer frames than the camera sends)" if slower else ""
         raise NotOffered(f"does not offer {_asked_rate(wanted)}{_of_format(wanted)}; the nearest is {best}{hint}")
-    return best
+    return min(timely, key=lambda mode: _preference(mode, wanted))
 
 
 def _preference(mode: Mode, wanted: Wanted) -> tuple[float, ...]:

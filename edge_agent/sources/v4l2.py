@@ -101,6 +101,7 @@ class V4l2Source(Source):
             log.warning("%s: %s", self._path, difference)
         self._format = given
         self._stream = Stream(node, kind)
+        fps = fps or mode.fps  # some drivers tell their rates and have no say in them
         negotiated = modes.Mode(given.fourcc, given.width, given.height, fps)
         decoder = "jpeg (libjpeg-turbo, software)" if given.fourcc in modes.COMPRESSED else f"none ({given.fourcc})"
         return StreamInfo(given.width, given.height, fps, decoder, mode=str(negotiated))

@@ -13,6 +13,7 @@ import importlib.util
 import re
 import sys
 import sysconfig
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -64,13 +65,19 @@ def gstreamer() -> ModuleType:
 
     May look through every plugin of the system the first time: seconds on a small board.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyGObject's ways of importing are older than the Pythons that it is used with
+        return _gstreamer()
+
+
+def _gstreamer() -> ModuleType:
     gi = _gi(gi_folders())
     for name, package in _TYPELIBS.items():
         try:
             gi.require_version(name, "1.0")
         except ValueError:
             raise ConfigError(f"GStreamer's description {name}-1.0 is missing: apt install {package}") from None
-    gst = importlib.import_module("gi.repository.Gst")
+    gst, _ = (importlib.import_module(f"gi.repository.{name}") for name in _TYPELIBS)
     started, _ = gst.init_check(None)
     if not started:
         raise ConfigError("GStreamer does not start; see what gst-inspect-1.0 says")

@@ -184,32 +184,31 @@ class GstSource(Source):
         return any(candidate.name not in self._failed for candidate in self._plan.candidates)
 
     def _describe(self, gst: Any) -> StreamInfo:
-        assert self._pipeline is not None
         layout = self._layout(self._pending)
-        width, height = self._source_size or (layout.width, layout.height)
-        live = live_decoders(gst, self._pipeline.element)
-        if self._wired is not None and self._wired.name:
+        if self._wired is not None:
             self._silences.pop(self._wired.name, None)
-        hardware = bool(live) and all(decoder.hardware for decoder in live)
-        if live:
-            shown = ", ".join(decoder.shown() for decoder in live)
-        else:
-            shown = "jpeg (OpenCV, software)" if layout.format == "JPEG" else f"none ({layout.format})"
-        if self._launch.decode == "hardware" and not hardware and not shown.startswith("none"):
+        shown, hardware, reason = self._decoder(gst, layout)
+        if self._launch.decode == "hardware" and not hardware and reason:
             self.close()
-            raise SourceUnavailable(
-                f'{self._launch.shown}: decode = "hardware", but what decodes is {shown}', SourceErrorCode.CODEC_UNSUPPORTED
-            )
-        structure = self._pending.get_caps().get_structure(0)
-        known, numerator, denominator = structure.get_fraction("framerate")
+            text = f'{self._launch.shown}: decode = "hardware", but what decodes is {shown}'
+            raise SourceUnavailable(text, SourceErrorCode.CODEC_UNSUPPORTED)
+        known, numerator, denominator = self._pending.get_caps().get_structure(0).get_fraction("framerate")
         fps = round(numerator / denominator, 3) if known and numerator and denominator else None
         mode = f"{layout.format} {layout.width}x{layout.height}" + (f" at {fps:g}/s" if fps else "")
-        reason = (
-            ""
-            if hardware or shown.startswith("none")
-            else "; ".join([*(f"{name}: {why}" for name, why in self._failed.items()), self._plan.reason]).strip("; ")
-        )
+        width, height = self._source_size or (layout.width, layout.height)
         return StreamInfo(width, height, fps, shown, hardware, reason, mode)
+
+    def _decoder(self, gst: Any, layout: Layout) -> tuple[str, bool, str]:
+        """What decodes, as found in the pipeline that plays; whether that is hardware; and if not, why. No reason: nothing decodes."""
+        assert self._pipeline is not None
+        live = live_decoders(gst, self._pipeline.element)
+        hardware = bool(live) and all(decoder.hardware for decoder in live)
+        if hardware or not (live or layout.format == "JPEG"):
+            return ", ".join(decoder.shown() for decoder in live) or f"none ({layout.format})", hardware, ""
+        reasons = [f"{name}: {why}" for name, why in self._failed.items()]
+        reasons += [self._plan.reason] if self._plan.reason else []
+        shown = ", ".join(decoder.shown() for decoder in live) or "jpeg (libjpeg-turbo, software)"
+        return shown, False, "; ".join(reasons) or "no other was tried"
 
     def read(self) -> Reading:
         sample, self._pending = self._pending, None
@@ -279,7 +278,7 @@ class GstSource(Source):
         return (SourceBroken if broken else SourceUnavailable)(f"{self._launch.shown} {what}: {reason}", code)
 
     def close(self) -> None:
-        pipeline, self._pipeline, self._pending = self._pipeline, None, None
+        pipeline, self._pipeline, self._pending, self._wired_pad = self._pipeline, None, None, None
         for image in list(self._images):
             try:
                 image.detach()

@@ -76,6 +76,7 @@ class Pipeline:
         self._bus = self._pipeline.get_bus()
         self._own_clock()
         self.sink: Any = None
+        self._connected: tuple[Any, int] | None = None
         self._worker: threading.Thread | None = None
         self._streams = threading.Event()
         """Some stream has turned up."""
@@ -107,7 +108,8 @@ class Pipeline:
                 self._callback_fault = Fault(getattr(error, "code", SourceErrorCode.FAILED), str(error))
             self._streams.set()
 
-        self._pipeline.get_by_name(STREAMS).connect("pad-added", added)
+        streams = self._pipeline.get_by_name(STREAMS)
+        self._connected = (streams, streams.connect("pad-added", added))
 
     def add(self, description: str, pad: Any, name: str) -> Any:
         """Wire a bin made from ``description`` to a pad, and start it. Its element."""
@@ -124,6 +126,11 @@ class Pipeline:
 
     def stop(self, timeout_s: float = STOP_S) -> bool:
         """Let go of everything. False if that has not come back by then; it goes on trying behind our back."""
+        if self._connected is not None:  # the callback holds us, and through us the element that holds the callback
+            element, number = self._connected
+            element.disconnect(number)
+            self._connected = None
+        self.sink = None
         return self._change(self._gst.State.NULL, timeout_s)
 
     def _change(self, state: Any, timeout_s: float) -> bool:

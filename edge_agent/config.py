@@ -50,6 +50,7 @@ Count = Annotated[int, BeforeValidator(not_bool), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1)]
+Deviation = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=65535)]
 ClassFilter = tuple[str | StrictInt, ...]
 
@@ -94,6 +95,20 @@ class ModelSettings(Table):
     """Threads of one inference; "auto" leaves one core to the decoders and takes at most 4."""
     lanes: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=16)] | Literal["auto"] = "auto"
     """Inferences side by side; "auto": one, or where all sources are files, one for each core (4 at most), of one thread each."""
+    input_size: Annotated[Count | tuple[Count, Count] | None, Field(examples=[640])] = None
+    """Only for files that leave it open: 640, or [width, height]."""
+    colour: Annotated[Literal["RGB", "BGR"] | None, Field(examples=["RGB"])] = None
+    """Order of the input's channels. Default: what the family was trained with; so the next three."""
+    letterbox: Annotated[Literal["none", "top_left", "centre"] | None, Field(examples=["centre"])] = None
+    """"none" fills the input whatever the aspect, the others keep it and pad."""
+    mean: Annotated[tuple[float, float, float] | None, Field(examples=[[123.675, 116.28, 103.53]])] = None
+    """The input is (pixel - mean) / std, pixels from 0 to 255, in the order of the channels. Needs std."""
+    std: Annotated[tuple[Deviation, Deviation, Deviation] | None, Field(examples=[[58.395, 57.12, 57.375]])] = None
+    """As mean."""
+    masks: Literal["polygon", "rle", "none"] = "polygon"
+    """How masks are published; "rle" also sends the maps of semantic segmentation."""
+    text_embeddings: Annotated[str | None, Field(examples=["texts.npz"])] = None
+    """For image encoders such as CLIP's: what to look for, as .npz with "names" and "embeddings" (docs/models.md)."""
 
 
 class TlsSettings(Table):

@@ -10,11 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NoReturn
 
 from edge_agent import __version__
 from edge_agent.capture import Capture
-from edge_agent.config import AgentConfig
+from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
 from edge_agent.events import STATUS_ONLINE, ModelInfo
 from edge_agent.health import Health, HealthContext, summary
@@ -24,7 +25,7 @@ from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Pipeline, PipelineContext
-from edge_agent.preflight import build_sink, build_source, check_files, device_id, placed, state_for
+from edge_agent.preflight import build_sink, camera_source, check_files, device_id, placed, state_for
 from edge_agent.publisher import Publisher
 from edge_agent.scheduler import Scheduler
 from edge_agent.state import State
@@ -98,16 +99,18 @@ class Agent:
         config = self._config
         cameras = [(index, camera) for index, camera in enumerate(config.cameras) if camera.settings.enabled]
         sizes: list[tuple[int, int]] = []  # of the model, which is loaded after the sources are made and before they are opened
-        sources = [build_source(config, camera, lambda: sizes[0] if sizes else None) for _, camera in cameras]
-        self.captures = [
-            Capture(camera, source, self._wake, self._camera_changed) for (_, camera), source in zip(cameras, sources, strict=True)
-        ]
+        self.captures = [self._capture(camera, lambda: sizes[0] if sizes else None) for _, camera in cameras]
         loaded = model_loading.load(config, only_files=self._only_files())
         sizes.append(loaded.lanes[0].input_size)
         labels = loaded.lanes[0].labels
         return loaded, {
             camera.id: model_loading.thresholds_for(camera.settings, config.settings.model, labels, index) for index, camera in cameras
         }
+
+    def _capture(self, camera: CameraConfig, model_size: Callable[[], tuple[int, int] | None]) -> Capture:
+        source = camera_source(self._config, camera, model_size)
+        another = partial(camera_source, self._config, camera, model_size, after_wedge=True)
+        return Capture(camera, source, self._wake, self._camera_changed, another=another)
 
     def _only_files(self) -> bool:
         return all(c.source.unpaced and c.every for c in self.captures)

@@ -1,7 +1,8 @@
-"""Drives one source: its thread, its reconnects, its state, its counters, and the slot its frames wait in.
+"""One camera's runner: its state, its reconnects, its counters, and who reads it.
 
-The slot is the first of the two places where a frame changes thread. A live source's slot is latest-wins: a frame
-that is overtaken before the model is free is *skipped*. A file's slot is lossless and a few frames deep: the reader waits.
+A :class:`~edge_agent.reader.Reader` is the thread inside the source, a :class:`~edge_agent.slot.Slot` holds the frames that
+wait for the model. This is what stands between them, and decides: what state the camera is in, when it is tried again, and
+when a call into a source is given up (see docs/decisions/0007-threads-or-processes.md).
 """
 
 from __future__ import annotations
@@ -9,23 +10,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal
 
 from edge_agent.config import CameraConfig
-from edge_agent.errors import EndOfStream, SourceBroken, SourceError, SourceUnavailable
+from edge_agent.errors import SourceBroken, SourceError, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
+from edge_agent.reader import Call, Reader, Superseded
 from edge_agent.retry import Backoff, BackoffPolicy
+from edge_agent.rhythm import Rhythm
+from edge_agent.slot import Slot, SlotPolicy
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
-from edge_agent.stats import FrameCounts, RateMeter, ReasonCounter
+from edge_agent.stats import FrameCounts, RateMeter
 
 log = logging.getLogger(__name__)
 
 FILE_DEPTH = 8
 """Frames of a file that may wait, so that neither decoder nor model stands still for the other's unevenness."""
 CAMERA_BACKOFF = BackoffPolicy(first_s=0.5, cap_s=30.0, stable_s=10.0)
+MOST_LEFT_BEHIND = 3
+"""Threads of one camera that hang at the same time, before it waits for one of them to come back."""
+HINT_S = 1.0
+"""A source is told to leave out frames for so long at most, so that ``read`` comes back while the model is busy."""
 
 
 class CameraState(str, Enum):
@@ -55,10 +63,17 @@ class CaptureStatus:
     info: StreamInfo | None = None
     last_frame_at: float | None = None
     """Monotonic seconds."""
+    wedged: int = 0
+    """How often a call into the source had to be given up."""
+    isolation: Literal["thread", "process"] = "thread"
+    """Where its source runs now."""
 
 
 class Capture:
-    """One camera's runner. ``take`` and the properties may be used from any thread."""
+    """One camera's runner. Everything may be called from any thread.
+
+    ``another`` makes the source that follows one whose call never came back; without it, that call is waited for.
+    """
 
     def __init__(
         self,
@@ -67,230 +82,357 @@ class Capture:
         wake: threading.Condition,
         on_change: Callable[[Capture], None] = lambda _: None,
         backoff: Backoff | None = None,
+        *,
+        another: Callable[[], Source] | None = None,
+        rhythm: Rhythm | None = None,
     ) -> None:
         self.camera = camera
         self.source = source
+        """The present one."""
         self.every = camera.settings.mode == "every" or (camera.settings.mode == "auto" and not source.live)
-        self.counts = FrameCounts()
+        depth = FILE_DEPTH if self.every and source.unpaced else 1
+        self.slot = Slot(SlotPolicy(self.every, depth, camera.settings.max_fps), wake)
         self.captured_rate = RateMeter()
-        self.status = CaptureStatus()
+        self.status = CaptureStatus(isolation=_isolation(source))
         self._wake = wake
         self._on_change = on_change
         self._backoff = backoff or Backoff(CAMERA_BACKOFF)
-        self._slot: deque[Frame] = deque()
-        self._abandoned = False
-        self._depth = FILE_DEPTH if self.every and source.unpaced else 1
-        self._is_full = False
-        """The reader waits for room."""
-        self._slot_due = 0.0
-        self._held_until = 0.0
-        self._stopping = threading.Event()
+        self._another = another
+        self._rhythm = rhythm or Rhythm()
+        self._last_asked: float | None = None
+        self._hearer: Source | None = source
+        """Who is told which frames are wanted; nobody while the present source hangs."""
+        self._wanted_at = self._hint_until = 0.0
+        self._stopping = self._paused = False
         self._next_frame_id = 0
-        self._thread = threading.Thread(target=self._run, name=f"capture-{camera.id}", daemon=True)
+        self._left_behind: list[Reader] = []
+        self._reader = Reader(self, lambda: source, f"capture-{camera.id}")
+
+    # -- for the line ---------------------------------------------------------------------------------------------------
+
+    @property
+    def counts(self) -> FrameCounts:
+        """The counters as they grow; ``snapshot`` gives those of one moment."""
+        return self.slot.counts
 
     def start(self) -> None:
-        """Begin to open the source, in the runner's own thread."""
-        self._thread.start()
+        """Begin to open the source, in a thread of its own."""
+        self._reader.thread.start()
 
     def stop(self) -> None:
         """Ask the thread to end; it does so at the source's next answer."""
-        self._stopping.set()
         with self._wake:
-            self._wake.notify_all()
+            self._stopping = True
+            self._reader.stop()
+            self.slot.close()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread; False if it is still inside the source."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        """Wait for the thread; False if it is still inside the source, or one that was left behind is."""
+        reader = self._reader
+        if reader.thread.ident is not None:
+            reader.thread.join(timeout_s)
+        return not reader.thread.is_alive() and not self.left_behind
 
     @property
     def ended(self) -> bool:
         """Nothing more will come, and nothing is waiting."""
-        return self.status.state is CameraState.ENDED and not self._slot
+        return self.status.state is CameraState.ENDED and not self.slot
 
     def ready_at(self) -> float | None:
         """Monotonic time from when a frame may be taken; None when none waits. Call with the wake lock held."""
-        return self._slot_due if self._slot else None
+        return self.slot.ready_at()
 
     def take(self, now: float) -> Frame | None:
         """The waiting frame, which is then in the caller's hands. Call with the wake lock held."""
-        frame = self._slot.popleft() if self._slot else None
-        if frame is not None:
-            if self.camera.settings.max_fps:
-                # The schedule keeps its beat unless it fell behind by more than one interval.
-                interval = 1 / self.camera.settings.max_fps
-                self._slot_due = max(self._slot_due + interval, now) if self._slot_due > now - interval else now + interval
-            if self._is_full and len(self._slot) <= self._depth // 2:
-                self._is_full = False
-                self._wake.notify_all()
-        return frame
+        return self.slot.take(now)
 
-    def expect(self, at: float) -> None:
-        """The next frame will be taken at ``at``, no sooner: the source may spare itself the ones before. Any thread."""
+    def expect(self, at: float, now: float | None = None) -> None:
+        """The next frame will be taken at ``at``, no sooner: the source may spare itself the ones before."""
         if not self.every:
-            self.source.skip_until(max(at, self._slot_due))
+            self._wanted_at = max(at, self.slot.due)
+            self._hint(time.monotonic() if now is None else now)
 
     def served(self) -> None:
         """The frame that was taken has become an event."""
         with self._wake:
-            self.counts.served += not self._abandoned
+            self.slot.served()
 
     def lost(self, reason: str) -> None:
         """The frame that was taken has come to nothing."""
         with self._wake:
-            if not self._abandoned:
-                self.counts.dropped[reason] += 1
-
-    def check_stall(self, now: float, after_s: float) -> None:
-        """Call now and then, from one thread: says so when an online source has fallen silent."""
-        with self._wake:
-            status = self.status
-            silent_s = now - max(status.last_frame_at or now, self._held_until)
-            waits_for_us = self.every and bool(self._slot)
-            if status.state is not CameraState.ONLINE or silent_s <= after_s or waits_for_us:
-                return
-            self._enter(CameraState.STALLED)
-        log.warning("camera stalled camera=%s silent_for=%.1fs", self.camera.id, silent_s)
-        self._on_change(self)
+            self.slot.lost(reason)
 
     def snapshot(self) -> FrameCounts:
         """The counters as of one moment, so that they add up."""
         with self._wake:
-            counts = self.counts
-            return FrameCounts(counts.captured, counts.served, ReasonCounter(counts.skipped), ReasonCounter(counts.dropped))
+            return self.slot.snapshot()
 
     def abandon(self) -> None:
         """Give up every frame that is on its way, and count them: the last word on what became of this camera's frames."""
         with self._wake:
-            if self.counts.in_flight:
-                self.counts.dropped["shutdown"] += self.counts.in_flight
-            self._abandoned = True
-            self._slot.clear()
+            self.slot.abandon()
 
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                try:
-                    self._session()
-                except EndOfStream as error:
-                    if self.source.finite:
-                        self._end(None)
-                        return
-                    self._wait_after(SourceUnavailable(str(error), error.code))
-                except SourceBroken as error:
-                    self._end(error)
-                    return
-                except SourceError as error:
-                    self._wait_after(error)
-                except Exception as error:  # a defect in a source must not take its camera away for ever
-                    log.exception("source failed unexpectedly camera=%s", self.camera.id)
-                    self._wait_after(SourceUnavailable(f"unexpected {type(error).__name__}: {error}"))
-        finally:
-            self.source.close()
+    # -- commands -------------------------------------------------------------------------------------------------------
 
-    def _session(self) -> None:
-        self._set(CameraState.CONNECTING)
-        info = self.source.open()
-        self.status.info = info
-        try:
-            while not self._stopping.is_set():
-                try:
-                    reading = self.source.read()
-                except FrameUnreadable as error:
-                    self._unreadable(error)
-                    continue
-                captured_at = self._arrival(reading)
-                self._online(reading)
-                self._offer(reading, captured_at)
-        finally:
-            self._backoff.down(time.monotonic())
-            self.source.close()
+    @property
+    def paused(self) -> bool:
+        """Whether ``pause`` was called, and ``resume`` was not."""
+        return self._paused
 
-    def _unreadable(self, error: FrameUnreadable) -> None:
-        log.warning("frame lost camera=%s frame_id=%d reason=%s", self.camera.id, self._next_frame_id, error)
-        self._next_frame_id += 1
+    @property
+    def muted(self) -> bool:
+        """Whether ``mute`` was called, and ``unmute`` was not."""
+        return self.slot.muted
+
+    def pause(self) -> bool:
+        """Stop reading: a camera is closed, a file stays where it is. False if the camera has ended."""
         with self._wake:
-            self.counts.captured += 1
-            self.counts.dropped["unreadable"] += 1
+            if self.status.state is CameraState.ENDED:
+                return False
+            self._paused = self.slot.hidden = True
+            self.slot.skip_waiting("paused")
+            changed = self._enter(CameraState.PAUSED)
+            self._reader.nudge()
+        return self._say(changed)
 
-    def _arrival(self, reading: Reading) -> float:
-        """When the picture came; one with a time of its own comes then, and is waited for."""
-        if reading.not_before is None:
-            return reading.captured_at
-        self._held_until = reading.not_before
-        self._stopping.wait(max(0.0, reading.not_before - time.monotonic()))
-        return max(reading.captured_at, reading.not_before)
-
-    def _online(self, reading: Reading) -> None:
-        now = time.monotonic()
-        self.status.last_frame_at = now
-        self.captured_rate.tick(now)
-        if self.status.state is CameraState.ONLINE:
-            return
-        self._backoff.up(now)
-        info = self.status.info
-        assert info is not None
-        log.info(
-            "camera online camera=%s size=%dx%d declared_fps=%s decoder=%r",
-            self.camera.id, reading.image.width, reading.image.height, info.fps, info.decoder,
-        )  # fmt: skip
-        self.status.error = None
-        self._set(CameraState.ONLINE)
-
-    def _offer(self, reading: Reading, captured_at: float) -> None:
-        captured_utc = time.time() - (time.monotonic() - captured_at)
-        frame = Frame(self.camera.id, self._next_frame_id, reading.image, captured_at, captured_utc, reading.pts_s)
-        self._next_frame_id += 1
+    def resume(self) -> bool:
+        """Read again; a camera is opened again. False if the camera has ended."""
         with self._wake:
-            if self._abandoned:
-                return
-            self.counts.captured += 1
-            if self.every and len(self._slot) >= self._depth:
-                # Filled again only once it is half empty: fewer changes between threads, and several frames in a row.
-                self._is_full = True
-                while self._is_full and not self._stopping.is_set():
-                    self._wake.wait(1.0)
-            if self._stopping.is_set():
-                if not self._abandoned:
-                    self.counts.dropped["shutdown"] += 1
-                return
-            if not self.every and self._slot:
-                self._slot.clear()
-                held_back = self._slot_due > time.monotonic()
-                self.counts.skipped["max_fps" if held_back else "model_busy"] += 1
-            self._slot.append(frame)
+            if self.status.state is CameraState.ENDED:
+                return False
+            was_paused, self._paused, self.slot.hidden = self._paused, False, False
+            changed = was_paused and self._enter(CameraState.CONNECTING)
+            self._reader.nudge()
             self._wake.notify_all()
+        return self._say(changed)
 
-    def _wait_after(self, error: SourceError) -> None:
-        delay = self._backoff.next_delay()
-        self.status.error = self.status.last_error = error
-        self.status.reconnects += 1
-        log.warning("source unavailable camera=%s code=%s retry_in=%.1fs reason=%s", self.camera.id, error.code.value, delay, error)
-        self._set(CameraState.BACKOFF)
-        self._stopping.wait(delay)
+    def mute(self) -> bool:
+        """Go on reading and serve nothing: frames are skipped as ``muted``. False if the camera has ended."""
+        return self._mute(muted=True)
 
-    def _end(self, error: SourceError | None) -> None:
-        self.status.error = error
-        self.status.last_error = error or self.status.last_error
+    def unmute(self) -> bool:
+        """Serve again. False if the camera has ended."""
+        return self._mute(muted=False)
+
+    def _mute(self, *, muted: bool) -> bool:
+        with self._wake:
+            if self.status.state is CameraState.ENDED:
+                return False
+            self.slot.mute(muted)
+            self._wanted_at = 0.0
+            self._hint(time.monotonic())
+            is_online = self.status.state in {CameraState.ONLINE, CameraState.MUTED}
+            changed = is_online and self._enter(self._online_state())
+        return self._say(changed)
+
+    def _online_state(self) -> CameraState:
+        return CameraState.MUTED if self.slot.muted else CameraState.ONLINE
+
+    # -- watching -------------------------------------------------------------------------------------------------------
+
+    @property
+    def left_behind(self) -> int:
+        """Threads that hang inside a source that was given up."""
+        return sum(reader.thread.is_alive() for reader in self._left_behind)
+
+    def check(self, now: float) -> None:
+        """Call now and then, from one thread, at monotonic ``now``: finds silence and calls that do not come back."""
+        with self._wake:
+            reader = self._reader
+            call = reader.call
+            if call is None or self._stopping:
+                return
+            since_s = now - call.began
+            if since_s > reader.patience_s:
+                changed = self._give_up(reader, call, since_s)
+            else:
+                changed = call.name == "read" and self._stalls(now - max(call.began, self._hint_until))
+        self._say(changed)
+
+    def _stalls(self, silent_s: float) -> bool:
+        if self.status.state not in {CameraState.ONLINE, CameraState.MUTED} or silent_s <= self._rhythm.limit_s:
+            return False
+        log.warning("camera stalled camera=%s silent_for=%.1fs", self.camera.id, silent_s)
+        return self._enter(CameraState.STALLED)
+
+    def _give_up(self, reader: Reader, call: Call, since_s: float) -> bool:
+        """A call has not returned: leave its thread behind, and go on with another source in another thread."""
+        self._left_behind = [each for each in self._left_behind if each.thread.is_alive()]
+        may = self._another is not None and len(self._left_behind) < MOST_LEFT_BEHIND
+        if reader.wedged and not may:
+            return False  # was said already
+        status = self.status
+        what = f"{call.name} of the source has not returned for {since_s:.0f} s"
+        if may:
+            what += "; the call was left behind and the source is opened anew"
+        else:
+            what += f"; {len(self._left_behind)} calls hang already, and this one is waited for"
+        if not reader.wedged:
+            status.wedged += 1
+        reader.wedged = True
+        delay_s = self._note_failure(SourceUnavailable(what, SourceErrorCode.WEDGED))
+        self._backoff.down(time.monotonic())
+        if may:
+            self._replace(reader, delay_s)
+        return self._enter(CameraState.BACKOFF)
+
+    def _replace(self, reader: Reader, delay_s: float) -> None:
+        another, position = self._another, self.source.position
+        assert another is not None
+        reader.stop()
+        self._left_behind.append(reader)
+        self._hearer = None
+
+        def make() -> Source:
+            source = another()
+            source.position = position
+            return source
+
+        self._reader = Reader(self, make, f"capture-{self.camera.id}-{self.status.wedged}", delay_s)
+        self._reader.thread.start()
+
+    # -- for the reader -------------------------------------------------------------------------------------------------
+
+    def made(self, reader: Reader, source: Source) -> None:
+        """See Owner, as for all of these."""
+        with self._wake:
+            self._only_present(reader)
+            self.source = self._hearer = source
+            self.status.isolation = _isolation(source)
+
+    def connecting(self, reader: Reader) -> None:
+        with self._wake:
+            self._only_present(reader)
+            changed = self._enter(CameraState.CONNECTING)
+        self._say(changed)
+
+    def opened(self, reader: Reader, info: StreamInfo) -> None:
+        with self._wake:
+            self._only_present(reader)
+            self.status.info = info
+            self._last_asked = None
+
+    def arrived(self, reader: Reader, reading: Reading, captured_at: float, left_out: int) -> None:
+        now = time.monotonic()
+        captured_utc = time.time() - (now - captured_at)
+        with self._wake:
+            self._only_present(reader)
+            self._pass_by(left_out)
+            self._beat(now, 1 + left_out)
+            changed = self._come_online(reading, now)
+            if now < self._wanted_at or self.slot.muted:
+                self._hint(now)
+        self._say(changed)
+        with self._wake:
+            self._only_present(reader)
+            frame = Frame(self.camera.id, self._next_frame_id, reading.image, captured_at, captured_utc, reading.pts_s)
+            self._next_frame_id += 1
+            if self._paused and not self.every:
+                self.slot.pass_by("paused")
+            else:
+                self.slot.put(frame)
+            self._last_asked = time.monotonic()
+
+    def unreadable(self, reader: Reader, error: FrameUnreadable, left_out: int) -> None:
+        with self._wake:
+            self._only_present(reader)
+            self._pass_by(left_out)
+            frame_id = self._next_frame_id
+            self._next_frame_id += 1
+            self.slot.spoil("unreadable")
+        log.warning("frame lost camera=%s frame_id=%d reason=%s", self.camera.id, frame_id, error)
+
+    def over(self, reader: Reader, left_out: int) -> None:
+        with self._wake:
+            self._only_present(reader)
+            self._pass_by(left_out)
+            self._backoff.down(time.monotonic())
+
+    def failed(self, reader: Reader, error: SourceError) -> float:
+        with self._wake:
+            self._only_present(reader)
+            self.status.wedged += error.code is SourceErrorCode.WEDGED
+            delay_s = self._note_failure(error)
+            changed = self._enter(CameraState.BACKOFF)
+        self._say(changed)
+        return delay_s
+
+    def finished(self, reader: Reader, error: SourceBroken | None) -> None:
+        with self._wake:
+            self._only_present(reader)
+            self.status.error = error
+            self.status.last_error = error or self.status.last_error
+            self._paused = self.slot.hidden = False
+            changed = self._enter(CameraState.ENDED)
+            self._wake.notify_all()
         if error:
             log.error("camera ended camera=%s code=%s reason=%s", self.camera.id, error.code.value, error)
         else:
             log.info("camera ended camera=%s frames=%d", self.camera.id, self.counts.captured)
-        self._set(CameraState.ENDED)
-        with self._wake:
-            self._wake.notify_all()
+        self._say(changed)
 
-    def _set(self, state: CameraState) -> None:
-        with self._wake:
-            changed = self._enter(state)
-        if changed:
-            self._on_change(self)
+    # -- with the lock held ---------------------------------------------------------------------------------------------
+
+    def _only_present(self, reader: Reader) -> None:
+        if reader is not self._reader:
+            raise Superseded
+
+    def _pass_by(self, left_out: int) -> None:
+        if left_out:
+            self._next_frame_id += left_out
+            self.slot.pass_by("muted" if self.slot.muted else "not_decoded", left_out)
+
+    def _beat(self, now: float, frames: int) -> None:
+        """So many frames have come since the last time, and tell the camera's rhythm."""
+        if self._last_asked is not None:
+            self._rhythm.note((now - self._last_asked) / frames)
+        self.status.last_frame_at = now
+        for _ in range(frames):
+            self.captured_rate.tick(now)
+
+    def _come_online(self, reading: Reading, now: float) -> bool:
+        status, state = self.status, self._online_state()
+        if self._paused or status.state is state:
+            return False
+        self._backoff.up(now)
+        self._reader.wedged = False
+        info = status.info
+        log.info(
+            "camera online camera=%s size=%dx%d declared_fps=%s decoder=%r",
+            self.camera.id, reading.image.width, reading.image.height, info and info.fps, info and info.decoder,
+        )  # fmt: skip
+        status.error = None
+        return self._enter(state)
+
+    def _note_failure(self, error: SourceError) -> float:
+        delay_s = self._backoff.next_delay()
+        self.status.error = self.status.last_error = error
+        self.status.reconnects += 1
+        log.warning("source unavailable camera=%s code=%s retry_in=%.1fs reason=%s", self.camera.id, error.code.value, delay_s, error)
+        return delay_s
+
+    def _hint(self, now: float) -> None:
+        wanted_at = float("inf") if self.slot.muted else self._wanted_at
+        self._hint_until = min(wanted_at, now + HINT_S)
+        if self._hearer is not None:
+            self._hearer.skip_until(self._hint_until)
 
     def _enter(self, state: CameraState) -> bool:
-        """Call with the wake lock held: two threads change the state, ours and the one that watches for stalls."""
+        """Several threads change the state: the reader, the one that watches, and those that command."""
+        if self._paused and state is not CameraState.ENDED:
+            state = CameraState.PAUSED
         if state is self.status.state and state is not CameraState.CONNECTING:
             return False
         self.status.state = state
         self.status.since_utc = time.time()
         return True
+
+    def _say(self, changed: bool) -> bool:
+        """Without the lock: tell of a change of state."""
+        if changed:
+            self._on_change(self)
+        return True
+
+
+def _isolation(source: Source) -> Literal["thread", "process"]:
+    return "process" if source.isolated else "thread"

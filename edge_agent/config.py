@@ -201,6 +201,8 @@ class CameraSettings(Table):
     """"freshest": the newest frame whenever the model is free (live sources); "every": each frame, in order (files)."""
     max_fps: Annotated[Rate | None, Field(examples=[10])] = None
     """Serve at most this many frames per second of this camera."""
+    isolation: Literal["auto", "thread", "process"] = "auto"
+    """Where a driver or decoder may hang: "thread" (least memory), "process" (can be killed), "auto" (a process when it must be)."""
     confidence: Annotated[Share | None, Field(examples=[0.5])] = None
     """As in [model], for this camera."""
     iou: Annotated[Share | None, Field(examples=[0.45])] = None

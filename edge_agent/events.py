@@ -124,6 +124,9 @@ class CameraStatusEvent:
     decoder_reason: Annotated[str | None, Field(description="why this decoder and not another")] = None
     mode: Annotated[str | None, Field(description="what was negotiated with a device: format, size, rate")] = None
     last_error: Annotated[ErrorInfo | None, Field(description="why it was not online, the last time it was not")] = None
+    isolation: Annotated[Literal["thread", "process"], Field(description="where its driver and decoder run")] = "thread"
+    wedged: Annotated[int, Field(description="calls into its driver or decoder that never came back, and were given up")] = 0
+    hanging: Annotated[int, Field(description="threads that still hang in such calls")] = 0
     schema: Literal["edge_agent.camera_status/1"] = "edge_agent.camera_status/1"
 
 
@@ -134,7 +137,7 @@ class CameraHealth:
     state: str
     frames_captured_total: int
     frames_served_total: int
-    frames_skipped_total: Annotated[dict[str, int], Field(description="by policy: model_busy, max_fps")]
+    frames_skipped_total: Annotated[dict[str, int], Field(description="by policy: model_busy, max_fps, not_decoded, muted, paused")]
     frames_dropped_total: Annotated[dict[str, int], Field(description="lost: model_error, unreadable, shutdown")]
     frames_in_flight: int
     captured_fps: float
@@ -144,6 +147,9 @@ class CameraHealth:
     reconnects_total: int
     error: ErrorInfo | None
     decoder: str | None
+    isolation: Annotated[Literal["thread", "process"], Field(description="where its driver and decoder run")] = "thread"
+    wedged_total: Annotated[int, Field(description="calls into its driver or decoder that never came back, and were given up")] = 0
+    threads_hanging: Annotated[int, Field(description="threads that still hang in such calls")] = 0
 
 
 @dataclass(frozen=True, slots=True)

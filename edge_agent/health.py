@@ -31,8 +31,6 @@ from edge_agent.stats import merged
 
 log = logging.getLogger(__name__)
 
-STALL_FLOOR_S = 2.0
-STALL_INTERVALS = 5
 CHECK_S = 0.5
 STUCK_AFTER_S = 10.0
 """A lane that shows no progress for so long is stuck: the watchdog is no longer petted."""
@@ -103,7 +101,7 @@ class Health:
             try:
                 now = time.monotonic()
                 for capture in self._captures:
-                    capture.check_stall(now, _stall_after(capture, now))
+                    capture.check(now)
                 self._watch(now)
                 if now >= next_beat or self._beat_now:
                     self._beat_now = False
@@ -134,7 +132,7 @@ class Health:
         self._notifier.status(self._status_line(now))
 
     def _status_line(self, now: float) -> str:
-        online = sum(capture.status.state is CameraState.ONLINE for capture in self._captures)
+        online = sum(capture.status.state in {CameraState.ONLINE, CameraState.MUTED} for capture in self._captures)
         fps = sum(flow.served_rate.rate(now) for flow in self._pipeline.flows.values())
         broker = "connected" if self._publisher.connected else f"away ({self._publisher.error or 'connecting'})"
         errors = [f"{c.camera.id}: {c.status.error}" for c in self._captures if c.status.error]
@@ -207,6 +205,9 @@ class Health:
             reconnects_total=status.reconnects,
             error=_error(capture.status.error),
             decoder=status.info.decoder if status.info else None,
+            isolation=status.isolation,
+            wedged_total=status.wedged,
+            threads_hanging=capture.left_behind,
         )
 
     def _delivery(self, *, stopped: bool) -> DeliveryHealth:
@@ -232,12 +233,6 @@ class Health:
     def _host(self) -> HostHealth:
         readings = host.read_host()
         return HostHealth(readings.load1, readings.memory_available_bytes, readings.temperature_c)
-
-
-def _stall_after(capture: Capture, now: float) -> float:
-    """By the camera's own rhythm: some of its intervals, but never less than two seconds."""
-    rate = capture.captured_rate.rate(now)
-    return max(STALL_FLOOR_S, STALL_INTERVALS / rate) if rate > 0 else max(STALL_FLOOR_S, 10.0)
 
 
 def _age(capture: Capture, now: float) -> float | None:
@@ -268,6 +263,9 @@ def camera_status(device: str, capture: Capture, now: float, *, stopped: bool = 
         hardware=info.hardware if info else None,
         decoder_reason=info.decoder_reason or None if info else None,
         mode=info.mode or None if info else None,
+        isolation=status.isolation,
+        wedged=status.wedged,
+        hanging=capture.left_behind,
     )
 
 

@@ -38,6 +38,10 @@ class Image(ABC):
     def bgr(self) -> Pixels:
         """The picture as uint8 [height, width, 3] BGR in full size; made once."""
 
+    def __getstate__(self) -> dict[str, object]:
+        """What another process is given: the picture as it came, not what was made of it or keeps its memory alive."""
+        return {name: None if name in {"_bgr", "_owner"} else value for name, value in vars(self).items()}
+
 
 class BgrImage(Image):
     """Pixels that are BGR already: stills, Python sources."""

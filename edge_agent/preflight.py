@@ -27,6 +27,7 @@ from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, Problem, St
 from edge_agent.host import machine_device_id
 from edge_agent.models import _loading as model_loading
 from edge_agent.sinks.mqtt import MqttContext, MqttSink, tls_context
+from edge_agent.sources._process import ProcessSource, ProcessTarget
 from edge_agent.sources.base import Source, SourceContext
 from edge_agent.state import State, default_directory
 
@@ -131,6 +132,22 @@ def build_source(config: AgentConfig, camera: CameraConfig, model_size: Callable
     except ValueError:  # its text may hold the address, and so a password
         raise ConfigError(f"{key}.source: {redact(str(camera.settings.source))!r} is no address that can be read") from None
     return source
+
+
+def camera_source(
+    config: AgentConfig, camera: CameraConfig, model_size: Callable[[], tuple[int, int] | None] = lambda: None, *, after_wedge: bool = False
+) -> Source:
+    """A camera's source as it is run: in our process, or in one of its own. Raises ConfigError.
+
+    ``after_wedge``: a call into its predecessor never came back.
+    """
+    source = build_source(config, camera, model_size)
+    settings = camera.settings
+    own_process = source.exclusive or after_wedge if settings.isolation == "auto" else settings.isolation == "process"
+    if not own_process:
+        return source
+    options = camera.options.model_dump(mode="json", exclude_unset=True)
+    return ProcessSource(ProcessTarget(camera.id, camera.kind, settings.source, options, config.base_dir, model_size), source)
 
 
 def build_sink(config: AgentConfig, device: str, client_id: str | None = None) -> MqttSink:

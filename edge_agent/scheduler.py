@@ -60,7 +60,7 @@ class Scheduler:
                 job = self._pick(now)
                 if job:
                     self._taken_at[lane] = now
-                    job.capture.expect(self._next_turn(job.capture, now))
+                    job.capture.expect(self._next_turn(job.capture, now), now)
                 if job or now >= deadline or self._all_ended():
                     return job
                 self._wake.wait(max(0.0, min(self._next_due(now), deadline) - now))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.capture import CameraState, Capture
+from edge_agent.capture import HINT_S, CameraState, Capture
 from edge_agent.config import CameraConfig
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
@@ -49,6 +49,8 @@ class ScriptedSource(Source):
         self.gated = gated
         self.permits = threading.Semaphore(0)
         self.waiting = threading.Event()
+        self.wanted_at: list[float] = []
+        self.leaving_out: list[int] = []
 
     def open(self) -> StreamInfo:
         self.opened += 1
@@ -75,9 +77,14 @@ class ScriptedSource(Source):
             self.permits.release()
         assert self.waiting.wait(10)
 
+    def skip_until(self, at: float) -> None:
+        self.wanted_at.append(at)
+
+    def left_out(self) -> int:
+        return self.leaving_out.pop(0) if self.leaving_out else 0
+
     def close(self) -> None:
         self.closed += 1
-        self.permits.release(1000 if self.gated else 1)
 
 
 def camera(**keys: Any) -> CameraConfig:
@@ -369,15 +376,15 @@ def test_a_defect_in_a_source_does_not_cost_its_camera(defect: Exception, while_
 
 
 def test_a_silent_camera_is_stalled_and_back_with_its_next_frame() -> None:
-    source = ScriptedSource([frame()] * 3, gated=True)
+    source = ScriptedSource([frame()] * 4, gated=True)
     with running(Rig(source)) as rig:
-        rig.capture.check_stall(time.monotonic() + 100, 5)
+        rig.capture.check(time.monotonic() + 5)
         assert rig.state() is CameraState.CONNECTING, "what was never online is not stalled"
-        source.allow(1)
-        rig.capture.check_stall(time.monotonic(), 5)
+        source.allow(2)
+        rig.capture.check(time.monotonic())
         assert rig.state() is CameraState.ONLINE
-        rig.capture.check_stall(time.monotonic() + 6, 5)
-        rig.capture.check_stall(time.monotonic() + 7, 5)
+        rig.capture.check(time.monotonic() + 4)
+        rig.capture.check(time.monotonic() + 5)
         assert rig.said[-2:] == [CameraState.ONLINE, CameraState.STALLED], "said once, although its last frame still waits"
         source.allow(1)
         assert rig.said[-1] is CameraState.ONLINE
@@ -386,7 +393,7 @@ def test_a_silent_camera_is_stalled_and_back_with_its_next_frame() -> None:
 def test_a_file_whose_frame_waits_for_the_model_is_not_stalled() -> None:
     with running(Rig(ScriptedSource([frame()] * 3, live=False))) as rig:
         wait_until(lambda: rig.source.reads == 2)
-        rig.capture.check_stall(time.monotonic() + 100, 5)
+        rig.capture.check(time.monotonic() + 100)
         assert rig.state() is CameraState.ONLINE
 
 
@@ -395,11 +402,142 @@ def test_a_picture_that_is_held_back_on_purpose_is_no_stall() -> None:
     with running(Rig(ScriptedSource([frame(), frame(due)], live=False))) as rig:
         wait_until(rig.take)
         wait_until(lambda: rig.source.reads == 2)
-        wait_until(lambda: rig.capture._held_until == due)
-        rig.capture.check_stall(due + 4, 5)
+        rig.capture.check(due + 100)
         assert rig.state() is CameraState.ONLINE
-        rig.capture.check_stall(due + 6, 5)
+
+
+def test_while_nothing_is_wanted_a_source_that_leaves_frames_out_is_not_stalled() -> None:
+    source = ScriptedSource([frame()] * 4, gated=True)
+    source.patience_s = 1000
+    with running(Rig(source)) as rig:
+        source.allow(3)
+        now = time.monotonic()
+        rig.capture.expect(now + 60, now)
+        assert now <= source.wanted_at[-1] <= now + HINT_S, "for a short while at a time, so that read comes back"
+        rig.capture.check(now + HINT_S + 1.4)
+        assert rig.state() is CameraState.ONLINE
+        source.allow(1)
+        assert source.wanted_at[-1] > now, "told again, while the model is still busy"
+        rig.capture.check(time.monotonic() + HINT_S + 2)
         assert rig.state() is CameraState.STALLED
+
+
+# -- frames that were left out ------------------------------------------------------------------------------------------
+
+
+def test_frames_that_were_left_out_are_counted_and_have_numbers() -> None:
+    source = ScriptedSource([frame()] * 3, gated=True)
+    source.leaving_out = [4, 0, 2]
+    with running(Rig(source)) as rig:
+        source.allow(1)
+        first = rig.take()
+        source.allow(1)
+        second = rig.take()
+        assert first is not None
+        assert second is not None
+        assert (first.frame_id, second.frame_id) == (4, 5)
+        counts = rig.capture.snapshot()
+        assert (counts.captured, dict(counts.skipped), counts.in_flight) == (6, {"not_decoded": 4}, 2)
+    counts = rig.capture.snapshot()
+    assert counts.skipped["not_decoded"] == 6, "those before the end too"
+
+
+# -- pause and mute -----------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_camera_is_closed_and_opened_again() -> None:
+    source = ScriptedSource([frame()] * 9, gated=True)
+    with running(Rig(source)) as rig:
+        source.allow(1)
+        assert rig.capture.pause()
+        assert rig.state() is CameraState.PAUSED, "at once, although the source is being read"
+        assert rig.take() is None
+        source.permits.release()
+        wait_until(lambda: source.closed == 1)
+        assert rig.state() is CameraState.PAUSED
+        assert dict(rig.capture.snapshot().skipped) == {"paused": 2}, "what waited and what came after"
+        rig.capture.check(time.monotonic() + 100)
+        assert rig.state() is CameraState.PAUSED
+        assert rig.capture.resume()
+        wait_until(lambda: source.opened == 2)
+        source.allow(1)
+        assert rig.state() is CameraState.ONLINE
+        assert rig.take() is not None
+    assert rig.said[:6] == [
+        CameraState.CONNECTING, CameraState.ONLINE, CameraState.PAUSED, CameraState.CONNECTING, CameraState.CONNECTING, CameraState.ONLINE,
+    ]  # fmt: skip
+
+
+def test_a_pause_during_backoff_ends_it_and_resuming_tries_at_once() -> None:
+    source = ScriptedSource([frame()] * 9, openings=[lost()], gated=True)
+    with running(Rig(source, policy=NEVER)) as rig:
+        rig.wait_for(CameraState.BACKOFF)
+        rig.capture.pause()
+        rig.capture.resume()
+        source.allow(1)
+        assert rig.state() is CameraState.ONLINE
+
+
+def test_a_paused_file_stays_where_it_is_and_loses_nothing() -> None:
+    source = ScriptedSource([*[frame()] * 10, EndOfStream()], live=False)
+    with running(Rig(source)) as rig:
+        wait_until(lambda: source.reads == 2)
+        rig.capture.pause()
+        assert rig.take() is None
+        rig.capture.resume()
+        ids: list[int] = []
+
+        def drained() -> bool:
+            got = rig.take()
+            ids.extend([] if got is None else [got.frame_id])
+            return rig.capture.ended
+
+        wait_until(drained)
+        assert ids == list(range(10))
+        assert source.opened == 1
+        assert rig.capture.snapshot().skipped.sum == 0
+        assert not rig.capture.pause(), "what has ended is not paused"
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_muted_camera_is_read_and_not_served(live: bool) -> None:
+    source = ScriptedSource([frame()] * 20, live=live, gated=True)
+    with running(Rig(source)) as rig:
+        source.allow(1)
+        rig.capture.mute()
+        assert rig.state() is CameraState.MUTED
+        source.allow(3)
+        assert rig.take() is None
+        counts = rig.capture.snapshot()
+        assert (counts.captured, dict(counts.skipped), counts.in_flight) == (4, {"muted": 4}, 0)
+        rig.capture.unmute()
+        assert rig.state() is CameraState.ONLINE
+        assert source.wanted_at[-1] <= time.monotonic(), "and every frame is wanted again"
+        source.allow(1)
+        got = rig.take()
+        assert got is not None
+        assert got.frame_id == 4
+
+
+def test_muting_lets_a_reader_go_that_waits_for_room() -> None:
+    source = ScriptedSource([*[frame()] * 10, EndOfStream()], live=False)
+    with running(Rig(source)) as rig:
+        wait_until(lambda: source.reads == 2)
+        rig.capture.mute()
+        rig.wait_for(CameraState.ENDED)
+        assert dict(rig.capture.snapshot().skipped) == {"muted": 10}
+
+
+def test_a_muted_camera_that_is_lost_says_so_and_comes_back_muted() -> None:
+    source = ScriptedSource([frame(), lost(), frame()], gated=True)
+    with running(Rig(source)) as rig:
+        rig.capture.mute()
+        source.allow(1)
+        assert rig.state() is CameraState.MUTED
+        source.allow(1)
+        wait_until(lambda: CameraState.BACKOFF in rig.said)
+        source.allow(1)
+        assert rig.state() is CameraState.MUTED
 
 
 # -- backoff ------------------------------------------------------------------------------------------------------------
@@ -495,9 +633,9 @@ def test_stopping_online_and_stalled_waits_only_for_the_sources_next_answer() ->
     for stalled in (False, True):
         rig = Rig(ScriptedSource([frame()] * 5, gated=True))
         rig.capture.start()
-        rig.source.allow(1)
+        rig.source.allow(2)
         if stalled:
-            rig.capture.check_stall(time.monotonic() + 100, 5)
+            rig.capture.check(time.monotonic() + 5)
         rig.capture.stop()
         assert not rig.capture.join(0.01), "it cannot end inside the source"
         rig.source.permits.release()

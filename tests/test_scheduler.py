@@ -52,8 +52,8 @@ def captures(*cameras: dict[str, object]) -> tuple[list[Capture], threading.Cond
 
 
 def put(capture: Capture, clock: Clock, frame_id: int = 0) -> None:
-    capture._slot.clear()
-    capture._slot.append(Frame(capture.camera.id, frame_id, PIXEL, clock.now, 0.0))
+    capture.slot._frames.clear()
+    capture.slot._frames.append(Frame(capture.camera.id, frame_id, PIXEL, clock.now, 0.0))
 
 
 def test_cameras_that_are_always_ready_take_turns() -> None:

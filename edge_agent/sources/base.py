@@ -98,6 +98,9 @@ class Source(ABC):
     exclusive: bool = False
     """Holds what only one can have, such as a device: a call that hangs in our own process would keep it from its successor."""
 
+    isolated: bool = False
+    """Its calls run in a process of their own."""
+
     position: int = 0
     """How far a source that is not live has come, in its own units; 0 is the beginning.
 

@@ -1,0 +1,146 @@
+"""The slot: the first of the two places where a frame changes thread, and where every frame is accounted for.
+
+A live source's slot is latest-wins: a frame that is overtaken before the model is free is *skipped*. A file's slot is
+lossless and a few frames deep: the reader waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_agent.frame import Frame
+from edge_agent.stats import FrameCounts, ReasonCounter
+
+
+@dataclass(frozen=True)
+class SlotPolicy:
+    """``every``: no frame is left out, and up to ``depth`` wait. ``max_fps``: no more than that are handed out a second."""
+
+    every: bool
+    depth: int = 1
+    max_fps: float | None = None
+
+
+class Slot:
+    """The frames of one camera that wait for the model, and what became of all the others.
+
+    ``wake`` is the lock of all slots, which lanes wait on. The methods that say so want it held.
+    """
+
+    def __init__(self, policy: SlotPolicy, wake: threading.Condition, clock: Callable[[], float] = time.monotonic) -> None:
+        self.policy = policy
+        self.counts = FrameCounts()
+        self.due = 0.0
+        """Monotonic time from when the next frame may be handed out, by ``max_fps``."""
+        self.hidden = False
+        """Nothing is handed out for now."""
+        self.muted = False
+        """Nothing is kept: what comes is skipped."""
+        self._wake, self._clock = wake, clock
+        self._frames: deque[Frame] = deque()
+        self._is_full = False
+        """The reader waits for room."""
+        self._closed = self._abandoned = False
+
+    def __bool__(self) -> bool:
+        return bool(self._frames)
+
+    def ready_at(self) -> float | None:
+        """Monotonic time from when a frame may be taken; None when none waits. Lock held."""
+        return self.due if self._frames and not self.hidden else None
+
+    def take(self, now: float) -> Frame | None:
+        """The frame that waits longest. Lock held."""
+        if self.hidden or not self._frames:
+            return None
+        frame = self._frames.popleft()
+        if self.policy.max_fps:
+            # The schedule keeps its beat unless it fell behind by more than one interval.
+            interval = 1 / self.policy.max_fps
+            self.due = max(self.due + interval, now) if self.due > now - interval else now + interval
+        if self._is_full and len(self._frames) <= self.policy.depth // 2:
+            self._is_full = False
+            self._wake.notify_all()
+        return frame
+
+    def put(self, frame: Frame) -> None:
+        """One more frame was captured. Where every one counts, waits for room. Lock held, and let go while waiting."""
+        if self._abandoned:
+            return
+        self.counts.captured += 1
+        if self.policy.every and len(self._frames) >= self.policy.depth:
+            # Filled again only once it is half empty: fewer changes between threads, and several frames in a row.
+            self._is_full = True
+            while self._is_full and not self._closed and not self.muted:
+                self._wake.wait(1.0)
+        if self._closed:
+            if not self._abandoned:
+                self.counts.dropped["shutdown"] += 1
+            return
+        if self.muted:
+            self.counts.skipped["muted"] += 1
+            return
+        if not self.policy.every and self._frames:
+            self._skip_waiting("max_fps" if self.due > self._clock() else "model_busy")
+        self._frames.append(frame)
+        self._wake.notify_all()
+
+    def pass_by(self, reason: str, frames: int = 1) -> None:
+        """So many frames were captured and left out, by policy. Lock held."""
+        if not self._abandoned:
+            self.counts.captured += frames
+            self.counts.skipped[reason] += frames
+
+    def spoil(self, reason: str) -> None:
+        """A frame was captured and is lost. Lock held."""
+        if not self._abandoned:
+            self.counts.captured += 1
+            self.counts.dropped[reason] += 1
+
+    def skip_waiting(self, reason: str) -> None:
+        """What waits is old and will not be wanted, unless every frame counts. Lock held."""
+        if not self.policy.every:
+            self._skip_waiting(reason)
+
+    def mute(self, muted: bool) -> None:
+        """Keep nothing from now on, also of what waits; or keep again. Lock held."""
+        self.muted = muted
+        if muted:
+            self._skip_waiting("muted")
+            self._is_full = False
+            self._wake.notify_all()
+
+    def _skip_waiting(self, reason: str) -> None:
+        if self._frames:
+            self.counts.skipped[reason] += len(self._frames)
+            self._frames.clear()
+
+    def served(self) -> None:
+        """A frame that was taken has become an event. Lock held."""
+        self.counts.served += not self._abandoned
+
+    def lost(self, reason: str) -> None:
+        """A frame that was taken has come to nothing. Lock held."""
+        if not self._abandoned:
+            self.counts.dropped[reason] += 1
+
+    def close(self) -> None:
+        """Take no more, and let a reader go that waits for room. Lock held."""
+        self._closed = True
+        self._wake.notify_all()
+
+    def abandon(self) -> None:
+        """Give up every frame that is on its way, and count them: the last word. Lock held."""
+        if self.counts.in_flight:
+            self.counts.dropped["shutdown"] += self.counts.in_flight
+        self._closed = self._abandoned = True
+        self._frames.clear()
+
+    def snapshot(self) -> FrameCounts:
+        """The counters as of one moment, so that they add up. Lock held."""
+        counts = self.counts
+        return FrameCounts(counts.captured, counts.served, ReasonCounter(counts.skipped), ReasonCounter(counts.dropped))

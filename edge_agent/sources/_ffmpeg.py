@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
+from edge_agent.image import JpegImage
 from edge_agent.libraries import ensure_libraries
 from edge_agent.sources._decoders import Decode, candidates
 from edge_agent.sources._ffmpeg_decoder import Decoder
-from edge_agent.sources._ffmpeg_errors import error_code, network_fault, reason_of
+from edge_agent.sources._ffmpeg_errors import error_code, network_fault
 from edge_agent.sources._ffmpeg_images import image_of
+from edge_agent.sources._jpeg import JPEG_DECODER, jpeg_size
+from edge_agent.sources._network import reason_of
 from edge_agent.sources._packets import PacketKinds, PacketSkipper
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 
@@ -32,6 +35,8 @@ _ATTACHED_PICTURE = 0x400
 MAX_UNDECODABLE = 300
 """Packets in a row without one picture before a stream counts as undecodable: ten seconds of a usual camera."""
 _USUAL_INTERVAL_S = 1 / 25
+_USUAL_GAP_S = 0.5
+"""What the last frame of a whole file may be away from its declared end."""
 _MOST_ON_THE_WAY = 64
 _PARSED = {"h264", "hevc"}
 
@@ -113,8 +118,11 @@ class FfmpegSource(Source):
         self._timestamps = _Timestamps(_USUAL_INTERVAL_S)
         self._arrivals = _Arrivals(parsed=False)
         self._skipper = PacketSkipper(PacketKinds(""))
+        self._jpeg = False
         self._undecodable = 0
         self._started = False
+        self._packets_read = 0
+        self._declared: tuple[int, float | None] = (0, None)
 
     def open(self) -> StreamInfo:
         self.close()
@@ -135,8 +143,12 @@ class FfmpegSource(Source):
             self.close()
             late = time.monotonic() - asked >= target.open_timeout_s
             raise self._cannot_open(error, late=late) from None
+        self._declared = _declared(self._container, stream)
         codec = stream.codec_context.name
         self._arrivals = _Arrivals(parsed=codec in _PARSED)
+        if self.live and codec == "mjpeg":  # each picture for itself: not decoded before it is served
+            self._jpeg = True
+            return self._describe(stream, None)
         self._skipper = PacketSkipper(PacketKinds("" if _is_interlaced(stream) else codec, stream.codec_context.extradata))
         self._decoder = Decoder(stream, candidates(codec, target.decode), self._next_packet, target.shown)
         self._deliver(self._decoder.frames)
@@ -152,16 +164,39 @@ class FfmpegSource(Source):
         self.close()
         raise SourceBroken(f"{self._target.shown} has no video in it", SourceErrorCode.INVALID_DATA)
 
-    def _describe(self, stream: VideoStream, decoder: Decoder) -> StreamInfo:
+    def _describe(self, stream: VideoStream, decoder: Decoder | None) -> StreamInfo:
         context = stream.codec_context
         # From a few packets of a camera FFmpeg can only average; in a file it knows better from the codec's own headers.
         rate = (stream.average_rate or stream.guessed_rate) if self.live else (stream.guessed_rate or stream.average_rate)
         fps = round(float(rate), 3) if rate else None
         self._timestamps = _Timestamps(1 / fps if fps else _USUAL_INTERVAL_S)
         # Its pixel format is not asked for: where FFmpeg could not find one out, PyAV 17 takes the process down.
+        if decoder is None:
+            return StreamInfo(context.width, context.height, fps, JPEG_DECODER)
         return StreamInfo(context.width, context.height, fps, decoder.shown, decoder.candidate.hardware, decoder.reason)
 
+    def missing(self, last_pts_s: float) -> str:
+        """Of a file that has ended: what its container declared and it did not hold; empty if nothing, or if that cannot be told."""
+        packets, duration_s = self._declared
+        if packets and self._packets_read < packets:
+            return f"{self._packets_read} of {packets} frames"
+        if duration_s is not None and duration_s - last_pts_s > max(_USUAL_GAP_S, duration_s * 0.05):
+            return f"{last_pts_s:.1f} of {duration_s:.1f} s"
+        return ""
+
     def read(self) -> Reading:
+        return self._read_jpeg() if self._jpeg else self._read_decoded()
+
+    def _read_jpeg(self) -> Reading:
+        packet = self._next_packet()
+        data, came = bytes(packet), self._arrivals.of(packet.pts, time.monotonic())
+        try:
+            width, height = jpeg_size(data)
+        except ValueError as error:
+            raise FrameUnreadable(f"{self._target.shown} holds damaged data: {error}") from None
+        return Reading(JpegImage(data, width, height), came, float(packet.pts * packet.time_base) if packet.pts is not None else None)
+
+    def _read_decoded(self) -> Reading:
         while not self._decoded:
             if self._wanted:
                 self._decode(self._wanted.popleft())
@@ -193,6 +228,7 @@ class FfmpegSource(Source):
         # A packet after that time is no sign of life: FFmpeg has timed out and hands out what its parser still held.
         late = self.live and now - asked >= self._target.read_timeout_s
         if packet is not None and not late:
+            self._packets_read += bool(packet.size)
             self._arrivals.note(packet.pts, now)
             return packet
         if late or code is SourceErrorCode.TIMEOUT:
@@ -227,7 +263,7 @@ class FfmpegSource(Source):
         self._decoder = None
         self._wanted.clear()
         self._decoded.clear()
-        self._undecodable, self._started = 0, False
+        self._undecodable, self._started, self._packets_read, self._jpeg = 0, False, 0, False
         container, self._container = self._container, None
         if container is not None:
             with contextlib.suppress(Exception):  # of PyAV's own, which is not imported for this
@@ -242,6 +278,14 @@ class FfmpegSource(Source):
         if not self.live and code in {SourceErrorCode.INVALID_DATA, SourceErrorCode.CODEC_UNSUPPORTED}:
             return SourceBroken(f"{shown} is no video that can be read: {reason}", code)
         return SourceUnavailable(f"{shown} cannot be opened: {reason}", code)
+
+
+def _declared(container: InputContainer, stream: VideoStream) -> tuple[int, float | None]:
+    """How many frames and how many seconds a file says that it holds: 0 and None where it does not say."""
+    if stream.duration and stream.time_base:
+        return stream.frames, float((stream.start_time or 0) * stream.time_base + stream.duration * stream.time_base)
+    alone = len(container.streams) == 1
+    return stream.frames, (container.duration + (container.start_time or 0)) / 1e6 if alone and container.duration else None
 
 
 def _is_interlaced(stream: VideoStream) -> bool:

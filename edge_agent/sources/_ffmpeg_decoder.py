@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.errors import SourceErrorCode, SourceUnavailable
 from edge_agent.sources._decoders import Candidate, Plan
-from edge_agent.sources._ffmpeg_errors import reason_of
+from edge_agent.sources._network import reason_of
 
 if TYPE_CHECKING:
     from av.packet import Packet

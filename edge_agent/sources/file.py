@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import PurePath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from edge_agent.config import Table
 from edge_agent.config_file import redact
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
-from edge_agent.sources.base import FrameUnreadable, Reading, Source, SourceContext, StreamInfo
+from edge_agent.sources._network import TlsConfig, names_video_file, tls_context, tls_options
+from edge_agent.sources.base import MARGIN_S, DecodeConfig, FrameUnreadable, Reading, Source, SourceContext, StreamInfo
 
-SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}
-    | {".h264", ".264", ".h265", ".265", ".hevc", ".mjpg", ".mjpeg"}
-)
+TIMEOUT_S = 10.0
+SLOWEST_FPS = 50.0
+"""Frames per second that are gone over at least, when a file is opened again in the middle."""
 LONGEST_PAUSE_S = 10.0
 """Between two frames played in realtime; what is further apart than that is a jump in the timestamps."""
 FURTHEST_BEHIND_S = 1.0
 """What a slow model holds up for longer is not caught up with."""
 
 
-class Config(Table):
+class Config(DecodeConfig, TlsConfig):
     """Keys of a video file."""
 
     loop: bool = False
@@ -34,14 +32,7 @@ class Config(Table):
 
 def claims(source: str | int) -> bool:
     """Paths and http(s) addresses that end like a video file."""
-    if not isinstance(source, str):
-        return False
-    scheme, found, _ = source.partition("://")
-    try:
-        path = urlsplit(source).path if found else source
-    except ValueError:  # "http://[": no address
-        return False
-    return (not found or scheme.lower() in {"file", "http", "https"}) and PurePath(path).suffix.lower() in SUFFIXES
+    return isinstance(source, str) and names_video_file(source)
 
 
 class FileSource(Source):
@@ -58,13 +49,19 @@ class FileSource(Source):
         self._target, self._config = target, config
         self.unpaced = not config.realtime
         self._started: tuple[float, float] | None = None
-        self._position = 0
+        self.position = 0
+        self._last_pts_s = 0.0
         self._failed_at: int | None = None
+
+    @property
+    def patience_s(self) -> float:  # type: ignore[override] # grows with what is to be gone over again
+        """Seconds: see ``Source``."""
+        return TIMEOUT_S + MARGIN_S + self.position / SLOWEST_FPS
 
     def open(self) -> StreamInfo:
         self._started = None
         info = self._file.open()
-        for _ in range(self._position):
+        for _ in range(self.position):
             self._skip()
         return info
 
@@ -79,24 +76,33 @@ class FileSource(Source):
     def read(self) -> Reading:
         try:
             reading = self._next()
-        except EndOfStream:
-            if not self._position:
+        except EndOfStream as end:
+            if not self.position:
                 raise SourceBroken(f"{self._target.shown} holds no frame{self._hint()}", SourceErrorCode.INVALID_DATA) from None
-            self._position, self._failed_at = 0, None
+            self.position, self._failed_at = 0, None
             if not self._config.loop:
-                raise
+                raise self._early(end) from None
             self.open()
             return self.read()
-        self._position += 1
+        self.position += 1
+        self._last_pts_s = max(self._last_pts_s, reading.pts_s or 0.0)
         return replace(reading, not_before=self._due(reading)) if self._config.realtime else reading
+
+    def _early(self, end: EndOfStream) -> EndOfStream:
+        """The end, with a code of its own and the reason where the file declares more than there was: cut short, or still growing."""
+        missing = self._file.missing(self._last_pts_s)
+        if missing:
+            end = EndOfStream(f"{self._target.shown} ends early: {missing} that it declares; it was cut short, or is still being written")
+            end.code = SourceErrorCode.INVALID_DATA
+        return end
 
     def _next(self) -> Reading:
         try:
             return self._file.read()
         except SourceUnavailable as error:
-            if self._failed_at == self._position:
-                raise SourceBroken(f"{error} (after {self._position} frames, twice)", error.code) from None
-            self._failed_at = self._position
+            if self._failed_at == self.position:
+                raise SourceBroken(f"{error} (after {self.position} frames, twice)", error.code) from None
+            self._failed_at = self.position
             raise
 
     def _hint(self) -> str:
@@ -137,15 +143,22 @@ def decoder_threads() -> int:
 def build(context: SourceContext, config: Config) -> Source:
     """A source for one file."""
     url = local_path(context)
-    options = {} if "://" not in url else {"reconnect": "1", "reconnect_streamed": "1", "rw_timeout": "10000000"}
+    options: dict[str, str] = {}
+    tls = None
+    if "://" in url:
+        tls = tls_context(config, context.resolve)
+        timeout = str(int(TIMEOUT_S * 1e6))  # microseconds
+        options = {"reconnect": "1", "reconnect_streamed": "1", "rw_timeout": timeout, **tls_options(config, context.resolve)}
     # A plain path that holds ':' would be read as a protocol by FFmpeg.
     target = FfmpegTarget(
         url if "://" in url else f"file:{url}",
         redact(url),
         live=False,
-        open_timeout_s=10,
-        read_timeout_s=10,
+        open_timeout_s=TIMEOUT_S,
+        read_timeout_s=TIMEOUT_S,
         options=options,
         threads=decoder_threads(),
+        decode=config.decode,
+        tls=tls,
     )
     return FileSource(target, config)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from edge_agent.config_file import redact, with_credentials
-from edge_agent.errors import ConfigError
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
-from edge_agent.sources.base import NetworkConfig, Source, SourceContext
+from edge_agent.sources._network import TlsConfig, check_address, tls_context, tls_options
+from edge_agent.sources.base import DecodeConfig, NetworkConfig, Source, SourceContext
 
 
-class Config(NetworkConfig):
+class Config(NetworkConfig, DecodeConfig, TlsConfig):
     """Keys of an RTSP camera."""
 
     transport: Literal["tcp", "udp"] = "tcp"
@@ -34,7 +33,7 @@ def build(context: SourceContext, config: Config) -> Source:
     scheme, _, rest = str(context.source).partition("://")
     url = f"{scheme.lower()}://{rest}"  # FFmpeg knows its protocols by their lower-case names only
     shown = redact(url)
-    _check(url, shown, context.camera)
+    check_address(url, context.camera, "rtsp://192.168.1.20:554/stream1")
     if config.username:
         password = context.secret(config.password_file) if config.password_file else ""
         url = with_credentials(url, config.username, password)
@@ -46,19 +45,22 @@ def build(context: SourceContext, config: Config) -> Source:
         # One interval between frames tells enough; FFmpeg else looks on for two seconds. With "fflags nobuffer" it would
         # throw away the key frame that it looked at, and the first picture would wait for the next one.
         "fpsprobesize": "1",
-        "flags": "low_delay",
         "max_delay": "200000",  # UDP reordering: microseconds
     }
-    return FfmpegSource(
-        FfmpegTarget(url, shown, live=True, open_timeout_s=config.open_timeout_s, read_timeout_s=config.read_timeout_s, options=options)
+    tls = None
+    if scheme.lower() == "rtsps":
+        tls = tls_context(config, context.resolve)
+        options.update(tls_options(config, context.resolve))
+    target = FfmpegTarget(
+        url,
+        shown,
+        live=True,
+        open_timeout_s=config.open_timeout_s,
+        read_timeout_s=config.read_timeout_s,
+        options=options,
+        decode=config.decode,
+        tls=tls,
     )
-
-
-def _check(url: str, shown: str, camera: str) -> None:
-    try:
-        parts = urlsplit(url)
-        complete = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        complete = False
-    if not complete:
-        raise ConfigError(f"camera {camera}: {shown!r} is no address; it should look like rtsp://192.168.1.20:554/stream1")
+    source = FfmpegSource(target)
+    source.patience_s = config.patience_s
+    return source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import struct
@@ -273,9 +274,31 @@ def test_a_truncated_file_is_played_as_far_as_it_goes(tmp_path: Path, media: Med
     path.write_bytes(data[: len(data) * 2 // 3])
     source = source_of(path)
     source.open()
-    readings, _ = read_to_end(source)
+    readings: list[Reading] = []
+    with pytest.raises(EndOfStream) as ended:
+        play(source, readings)
     source.close()
     assert FRAMES // 3 <= len(readings) < FRAMES
+    if name in {"index_first.mp4", "screen.mkv", "old.avi"}:  # the others do not say how much they hold
+        assert ended.value.code is SourceErrorCode.INVALID_DATA
+        assert "ends early" in str(ended.value)
+        assert str(path) in str(ended.value)
+
+
+@pytest.mark.parametrize("name", [*RECIPES, SOUND_FIRST])
+def test_a_whole_file_does_not_end_early(media: Media, name: str) -> None:
+    source = source_of(media.clip(name))
+    source.open()
+    with pytest.raises(EndOfStream) as ended:
+        play(source, [])
+    source.close()
+    assert ended.value.code is SourceErrorCode.ENDED
+
+
+def play(source: Source, readings: list[Reading]) -> None:
+    while True:
+        with contextlib.suppress(FrameUnreadable):
+            readings.append(source.read())
 
 
 def test_damage_in_the_middle_costs_the_damaged_frames_only(tmp_path: Path, media: Media) -> None:
@@ -349,6 +372,9 @@ class Scripted(Source):
         if isinstance(step, Exception):
             raise step
         return Reading(BgrImage(np.zeros((1, 1, 3), np.uint8)), 0.0, float(step))
+
+    def missing(self, _last_pts_s: float) -> str:
+        return ""
 
     def close(self) -> None:
         """Nothing to close."""

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from edge_agent.errors import ConfigError
+from edge_agent.libraries import gstreamer
 from edge_agent.sources._platform import DecoderNode, Platform, decoder_nodes, platform
 
 Decode = Literal["auto", "hardware", "software"]
@@ -85,3 +87,41 @@ def _in_pyav(name: str) -> bool:
     except (ValueError, av.FFmpegError):  # UnknownCodecError is a ValueError
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What would decode one codec for the kinds of source that one engine serves: a line of ``edge-agent devices``."""
+
+    codec: str
+    """As people write it: H.264, H.265."""
+    engine: Engine
+    """``ffmpeg`` serves the kinds rtsp and file, ``gstreamer`` the kind gstreamer."""
+    decoders: Sequence[Candidate]
+    """Best first: what ``decode = "auto"`` tries. Empty: none."""
+    reason: str
+    """Why the first is not hardware, or why there is none."""
+
+    def __str__(self) -> str:
+        tried = ", then ".join(candidate.shown() for candidate in self.decoders) or "none"
+        return f"{self.codec}: {tried}" + (f" - {self.reason}" if self.reason else "")
+
+
+def survey(codecs: Sequence[str] = ("h264", "hevc")) -> list[Surveyed]:
+    """What this machine has to decode with, in the order in which it is tried. Never raises.
+
+    Loads PyAV and GStreamer where they are; the first look at GStreamer's plugins may take seconds on a small board.
+    """
+    here, nodes = platform(), decoder_nodes()
+    plans = [(codec, candidates(codec, "auto", here, nodes)) for codec in codecs]
+    found = [Surveyed(_SHOWN.get(codec, codec), "ffmpeg", plan.candidates, plan.reason) for codec, plan in plans]
+    try:
+        gst = gstreamer()
+    except ConfigError as error:
+        return [*found, *(Surveyed(_SHOWN.get(codec, codec), "gstreamer", (), str(error)) for codec in codecs)]
+    from edge_agent.sources import _gst_decoders  # which knows this module
+
+    for codec in codecs:
+        plan = _gst_decoders.plan(codec, "auto", here, lambda element: gst.ElementFactory.find(element) is not None)
+        found.append(Surveyed(_SHOWN.get(codec, codec), "gstreamer", plan.candidates, plan.reason))
+    return found

@@ -115,27 +115,29 @@ class Reader:
 
     def _attempt(self) -> float | None:
         """Open, read while it lasts, close. Seconds to wait before the next attempt; None: there is none."""
-        owner = self._owner
+        failure: SourceError
         try:
             self._session()
-        except EndOfStream as error:
-            if self.source is not None and self.source.finite:
-                owner.finished(self, None)
-                return None
-            return owner.failed(self, SourceUnavailable(str(error), error.code))
-        except SourceBroken as error:
-            owner.finished(self, error)
-            return None
-        except SourceError as error:
-            return owner.failed(self, error)
-        except ConfigError as error:  # a library or a password file that is missing now
-            return owner.failed(self, SourceUnavailable(str(error)))
         except Superseded:
             raise
+        except SourceBroken as error:
+            self._owner.finished(self, error)
+            return None
+        except EndOfStream as error:
+            if self.source is not None and self.source.finite:
+                self._owner.finished(self, None)
+                return None
+            failure = SourceUnavailable(str(error), error.code)
+        except SourceError as error:
+            failure = error
+        except ConfigError as error:  # a library or a password file that is missing now
+            failure = SourceUnavailable(str(error))
         except Exception as error:  # a defect in a source must not take its camera away for ever
             log.exception("source failed unexpectedly thread=%s", self.thread.name)
-            return owner.failed(self, SourceUnavailable(f"unexpected {type(error).__name__}: {error}"))
-        return 0.0
+            failure = SourceUnavailable(f"unexpected {type(error).__name__}: {error}")
+        else:
+            return 0.0
+        return self._owner.failed(self, failure)
 
     def _session(self) -> None:
         self._owner.connecting(self)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.detections import Detections
-from edge_agent.errors import ModelError
-from edge_agent.image import Image, Order, Pixels
+from edge_agent.detections import Classification, Detections, Segmentation
+from edge_agent.errors import ConfigError, ModelError
+from edge_agent.image import Image
+from edge_agent.models._preprocess import InputFormat, Preprocessor
+from edge_agent.models._results import More, keypoints_in_source, masks_in_source, segmentation_of_source
 from edge_agent.runtimes.base import GraphSpec, Runtime, Tensor, TensorSpec
+
+Task = Literal["detection", "classification", "instance segmentation", "semantic segmentation", "keypoints", "zero-shot"]
+NOT_NUMBERS = (
+    "the model's outputs are not numbers (NaN): its weights overflow in this precision, or its input is not what it was trained on"
+)
+_LOOKED_AT = 256
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,8 @@ class Candidates:
     xyxy: NDArray[np.float32]
     confidence: NDArray[np.float32]
     class_id: NDArray[np.int32]
+    more: More | None = None
+    """What else the task has; None for plain boxes."""
 
     @classmethod
     def none(cls) -> Candidates:
@@ -43,23 +54,44 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class InputFormat:
-    """How a family wants its picture. The real value of a pixel is ``pixel * scale + offset``."""
+class Texts:
+    """What a zero-shot model is to look for."""
 
-    order: Order
-    letterbox: Literal["none", "top_left", "centre"]
-    scale: float = 1.0
-    offset: float = 0.0
-    pad: int = 114
+    names: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+    """float32 [names, dimensions]."""
+    scale: float = 100.0
+    """Of the cosines, before they become probabilities (CLIP's logit_scale)."""
+    bias: float | None = None
+    """With one, each text is judged on its own (SigLIP); without, they compete."""
 
 
 class Family(ABC):
     """Tensors to boxes for one way of laying out a head. Stateless after construction."""
 
     name: str
+    task: Task = "detection"
     input_format: InputFormat
     class_count: int | None = None
     """None where the graph does not tell."""
+    has_background: bool = False
+    """Whether label files of such models may begin with a class 0 that is nothing."""
+    default_labels: tuple[str, ...] = ()
+    """Of families that were only ever trained on these."""
+    default_confidence: float = 0.4
+    """Where the user gives none."""
+
+    def doubts(self) -> list[str]:
+        """Why this file may not see what it should, for a person: what the parameters of its tensors cannot hold."""
+        return []
+
+    def other_inputs(self, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Values of inputs besides the picture; ``size`` is the picture's width and height."""
+        return {}
+
+    def use_texts(self, texts: Texts) -> None:
+        """Take what to look for. Raises ConfigError where the family looks for what it was trained on, or where they do not fit."""
+        raise ConfigError(f"model.text_embeddings: a {self.name} model finds what it was trained on, and takes none")
 
     @abstractmethod
     def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
@@ -69,117 +101,11 @@ class Family(ABC):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where the source picture lies in the model's input."""
-
-    width: int
-    height: int
-    left: int
-    top: int
-
-    @classmethod
-    def of(cls, image: Image, size: tuple[int, int], letterbox: Literal["none", "top_left", "centre"]) -> Placement:
-        """Fill the input, or keep the aspect and pad."""
-        width, height = size
-        if letterbox == "none":
-            return cls(width, height, 0, 0)
-        ratio = min(width / image.width, height / image.height)
-        inner_width, inner_height = max(1, round(image.width * ratio)), max(1, round(image.height * ratio))
-        if letterbox == "top_left":
-            return cls(inner_width, inner_height, 0, 0)
-        return cls(inner_width, inner_height, (width - inner_width) // 2, (height - inner_height) // 2)
-
-    def to_source(self, xyxy: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
-        """Boxes of the input as boxes of the source picture, clipped to it."""
-        if len(xyxy) == 0:
-            return xyxy
-        offset = np.array([self.left, self.top] * 2, np.float32)
-        factor = np.array([image.width / self.width, image.height / self.height] * 2, np.float32)
-        limit = np.array([image.width, image.height] * 2, np.float32)
-        boxes: NDArray[np.float32] = np.minimum(np.maximum((xyxy - offset) * factor, np.float32(0)), limit)
-        return boxes
-
-
-class Preprocessor:
-    """A picture into a tensor that is allocated once. Not thread-safe: each lane has its own."""
-
-    def __init__(self, spec: TensorSpec, form: InputFormat) -> None:
-        self.layout, self.size = input_layout(spec)
-        self._format = form
-        width, height = self.size
-        shape = (1, height, width, 3) if self.layout == "NHWC" else (1, 3, height, width)
-        self._tensor = np.zeros(shape, spec.dtype)
-        self._canvas = np.full((height, width, 3), form.pad, np.uint8)
-        self._placed: Placement | None = None
-        self._is_bytes = spec.dtype.itemsize == 1
-        table = _byte_table(spec, form) if self._is_bytes else None
-        is_identity = table is not None and bool((table == np.arange(256)).all())
-        self._table = None if is_identity else table
-
-    def __call__(self, image: Image) -> tuple[Tensor, Placement]:
-        """The input tensor, valid until the next call, and where the picture lies in it."""
-        placement = Placement.of(image, self.size, self._format.letterbox)
-        pixels = image.resized(placement.width, placement.height, self._format.order)
-        if (placement.width, placement.height) != self.size:
-            pixels = self._pad(pixels, placement)
-        return self._fill(pixels), placement
-
-    def _pad(self, pixels: Pixels, at: Placement) -> Pixels:
-        if self._placed != at:  # another source size: the border lies elsewhere
-            self._canvas[:] = self._format.pad
-            self._placed = at
-        self._canvas[at.top : at.top + at.height, at.left : at.left + at.width] = pixels
-        return self._canvas
-
-    def _fill(self, pixels: Pixels) -> Tensor:
-        import cv2
-
-        tensor = self._tensor
-        if self._is_bytes:
-            stored = pixels if self._table is None else cv2.LUT(pixels, self._table)
-            if self.layout == "NHWC":
-                return stored.view(tensor.dtype)[np.newaxis]
-            tensor[0] = stored.view(tensor.dtype).transpose(2, 0, 1)
-            return tensor
-        if self.layout == "NHWC":
-            np.multiply(pixels, np.float32(self._format.scale), out=tensor[0], casting="unsafe")
-        else:
-            for channel, plane in enumerate(cv2.split(pixels)):
-                np.multiply(plane, np.float32(self._format.scale), out=tensor[0, channel], casting="unsafe")
-        if self._format.offset:
-            tensor += np.asarray(self._format.offset, tensor.dtype)
-        return tensor
-
-
 def only_output(graph: GraphSpec) -> TensorSpec:
     """The one output [1, rows, columns] of the families that have one. Raises ValueError."""
     if len(graph.outputs) != 1 or len(graph.outputs[0].shape) != 3 or graph.outputs[0].shape[0] not in {1, -1}:
         raise ValueError("not one output of three dimensions")
     return graph.outputs[0]
-
-
-def input_layout(spec: TensorSpec) -> tuple[Literal["NCHW", "NHWC"], tuple[int, int]]:
-    """Layout, and (width, height), of an image input. Raises ModelError for anything else."""
-    shape = spec.shape
-    if len(shape) == 4 and shape[0] in {1, -1} and all(size > 0 for size in shape[1:]):
-        if shape[3] == 3:
-            return "NHWC", (shape[2], shape[1])
-        if shape[1] == 3:
-            return "NCHW", (shape[3], shape[2])
-    open_ones = "; export it with a fixed input size" if -1 in shape[1:] else ""
-    raise ModelError(f"input {spec.name!r} has shape {list(shape)}, not one picture of 3 channels{open_ones}")
-
-
-def _byte_table(spec: TensorSpec, form: InputFormat) -> NDArray[np.uint8]:
-    """For 8-bit inputs: the stored byte of each pixel value, by the tensor's own scale and zero point."""
-    pixels: NDArray[np.float64] = np.arange(256, dtype=np.float64)
-    limits = np.iinfo(spec.dtype.name)
-    if spec.quantization is None:  # an integer input without parameters takes pixels as they are
-        stored: NDArray[np.float64] = pixels if spec.dtype == np.uint8 else pixels - 128
-    else:
-        stored = np.round((pixels * form.scale + form.offset) / spec.quantization.scale) + spec.quantization.zero_point
-    return np.clip(stored, limits.min, limits.max).astype(spec.dtype).view(np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +123,9 @@ class Prediction:
 
     detections: Detections
     timings: Timings
+    classes: Classification | None = None
+    """What the whole picture is; None for tasks that do not ask."""
+    segmentation: Segmentation | None = None
 
 
 class Model:
@@ -206,6 +135,8 @@ class Model:
         self.family, self.labels = family, tuple(labels)
         self._runtime = runtime
         self._preprocess = Preprocessor(runtime.spec.inputs[0], family.input_format)
+        for name, value in family.other_inputs(self.input_size).items():
+            runtime.fix(name, value)
 
     @property
     def graph(self) -> GraphSpec:
@@ -228,8 +159,36 @@ class Model:
         outputs = self._runtime.infer(tensor)
         inferred = time.perf_counter()
         found = self.family.decode(outputs, self.input_size, thresholds)
+        _refuse_nan(found, outputs)
         boxes = placement.to_source(found.xyxy, image)
         detections = Detections(boxes, found.confidence, found.class_id, self.labels)
+        classes = segmentation = None
+        if found.more is not None:
+            where = (placement, image, self.input_size)
+            detections = replace(
+                detections,
+                keypoints=keypoints_in_source(found.more, placement, image),
+                masks=masks_in_source(found.more, found.xyxy, where),
+            )
+            classes = None if found.more.ranked is None else Classification(*found.more.ranked, self.labels)
+            segmentation = segmentation_of_source(found.more, where, self.labels, thresholds.class_ids)
         done = time.perf_counter()
         timings = Timings((preprocessed - started) * 1e3, (inferred - preprocessed) * 1e3, (done - inferred) * 1e3)
-        return Prediction(detections, timings)
+        return Prediction(detections, timings, classes, segmentation)
+
+
+def _refuse_nan(found: Candidates, outputs: Sequence[Tensor]) -> None:
+    """Raises ModelError for outputs that are no numbers: a comparison with one is false, so it would look as if nothing were there.
+
+    Where boxes were found, they are looked at; else a few hundred values of each output are, which costs a frame in which
+    nothing is seen some microseconds.
+    """
+    if len(found.confidence):
+        if not math.isfinite(float(found.xyxy.sum())):
+            raise ModelError(NOT_NUMBERS)
+        return
+    for output in outputs:
+        if output.dtype.kind == "f":
+            flat = output.reshape(-1)
+            if math.isnan(float(flat[:: max(1, flat.size // _LOOKED_AT)].sum())):
+                raise ModelError(NOT_NUMBERS)

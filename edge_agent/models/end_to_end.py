@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from edge_agent.models._boxes import strongest
-from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds, only_output
+from edge_agent.models._preprocess import InputFormat
+from edge_agent.models.base import Candidates, Family, Thresholds, only_output
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig

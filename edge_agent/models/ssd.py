@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds
+from edge_agent.models._preprocess import InputFormat
+from edge_agent.models.base import Candidates, Family, Thresholds
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig

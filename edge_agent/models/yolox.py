@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.models._boxes import best_class, from_centres, suppress
-from edge_agent.models.base import Candidates, Family, InputFormat, Thresholds, input_layout, only_output
+from edge_agent.models._preprocess import InputFormat, input_layout
+from edge_agent.models.base import Candidates, Family, Thresholds, only_output
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from edge_agent.runtimes.base import FileFacts
 
-_STANDARD_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc",
-                     "com.ms.internal.nhwc", "com.microsoft.experimental", "pkg.onnxscript.torch_lib", "pkg.onnxscript.torch_lib.common"}  # fmt: skip
-_NUMPY_TYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 10: "<f2", 11: "<f8"}
+_STANDARD_DOMAINS = {
+    *("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"),
+    *("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc", "com.microsoft.experimental"),
+}
 _FLOAT = 1
 _MAX_ANCHORS = 1_000_000
 
@@ -208,7 +209,7 @@ def _anchors(data: mmap.mmap, initializers: list[Initializer]) -> dict[int, NDAr
         if tensor.kind == _FLOAT and tensor.data and len(tensor.shape) in {2, 3} and tensor.shape[-1] == 4 and 100 < rows <= _MAX_ANCHORS:
             start, end = tensor.data
             if end - start == rows * 16:
-                found[rows] = np.frombuffer(data[start:end], _NUMPY_TYPES[_FLOAT]).reshape(rows, 4).astype(np.float32)
+                found[rows] = np.frombuffer(data[start:end], "<f4").reshape(rows, 4).astype(np.float32)
     return found
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.config import Table
-from edge_agent.errors import ModelError
+from edge_agent.errors import ConfigError, ModelError
 
 Tensor = NDArray[np.generic]
 
@@ -85,7 +85,6 @@ class GraphSpec:
         return None if self.file is None else name in self.file.operators
 
 
-
 class Runtime(ABC):
     """A loaded model file. Not thread-safe: each lane has its own."""
 
@@ -125,3 +124,25 @@ def dequantize(tensor: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
     scale, zero = np.float32(spec.quantization.scale), np.float32(spec.quantization.zero_point)
     real: NDArray[np.float32] = (tensor.astype(np.float32) - zero) * scale
     return real
+
+
+def with_fixed_size(spec: TensorSpec, size: tuple[int, int] | None, path: Path) -> TensorSpec:
+    """A picture's input whose open sizes are filled in: one picture, and ``size`` (width, height).
+
+    Raises ConfigError for a file that leaves its size open where ``size`` is None, and for one that has another.
+    """
+    shape = list(spec.shape)
+    if len(shape) != 4:
+        return spec
+    shape[0] = 1 if shape[0] == -1 else shape[0]
+    across = (2, 1) if shape[3] in {1, 3} else (3, 2)
+    if any(shape[axis] == -1 for axis in across) and size is None:
+        raise ConfigError(
+            f"model.input_size: {path} leaves the size of its input {spec.name!r} open; set input_size = 640, or as it was trained"
+        )
+    for axis, wanted in zip(across, size or (0, 0), strict=True):
+        if shape[axis] == -1:
+            shape[axis] = wanted
+    if -1 in shape:  # the channels
+        shape[shape.index(-1)] = 3
+    return replace(spec, shape=tuple(shape))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelError
-from edge_agent.runtimes.base import GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec
+from edge_agent.runtimes import _onnx_file
+from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
 
 _DTYPES = {
     "float": "float32",
@@ -46,30 +48,58 @@ class OnnxRuntime(Runtime):
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        facts = _facts(context.path)
         try:
             self._session = ort.InferenceSession(str(context.path), options, providers=list(config.providers))
         except Exception as error:  # the library's exceptions have no useful common base
-            raise ModelError(f"{context.path} is not a model that ONNX Runtime can run: {_first_line(error)}") from None
-        self.spec = self._describe(ort, _precision(context.path))
+            raise ModelError(
+                f"{context.path} is not a model that ONNX Runtime {ort.__version__} can run: {_reason(error, facts)}"
+            ) from None
+        self._fixed: dict[str, Tensor] = {}
+        self.spec = self._describe(ort, context, facts)
         self._input = self.spec.inputs[0].name
         self._outputs = [output.name for output in self.spec.outputs]
 
-    def _describe(self, ort: Any, precision: str) -> GraphSpec:
+    def _describe(self, ort: Any, context: RuntimeContext, facts: FileFacts | None) -> GraphSpec:
         session = self._session
         metadata = dict(session.get_modelmeta().custom_metadata_map)
+        inputs = sorted(map(_spec, session.get_inputs()), key=lambda spec: len(spec.shape) != 4)  # the picture first
+        if inputs:
+            inputs[0] = with_fixed_size(inputs[0], context.input_size or _metadata_size(metadata), context.path)
+        outputs = tuple(map(_spec, session.get_outputs()))
+        if len(inputs) == 1 and any(-1 in output.shape for output in outputs):
+            outputs = self._shapes_met(inputs[0], outputs)
         return GraphSpec(
-            tuple(map(_spec, session.get_inputs())),
-            tuple(map(_spec, session.get_outputs())),
+            tuple(inputs),
+            outputs,
             f"ONNX Runtime {ort.__version__}",
             session.get_providers()[0],
-            precision,
+            _precision(context.path),
             metadata,
             _names(metadata.get("names", "")),
+            facts,
         )
+
+    def _shapes_met(self, picture: TensorSpec, outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        """Sizes that the graph leaves open, as they are for a blank picture; how many boxes NMS leaves stays open."""
+        blank = {picture.name: np.zeros(picture.shape, picture.dtype)}
+        try:
+            met = self._session.run([output.name for output in outputs], blank)
+        except Exception as error:
+            raise ModelError(f"the model cannot be run on a picture of {list(picture.shape)}: {_first_line(error)}") from None
+        return tuple(
+            replace(output, shape=tuple(size if size > 0 else -1 for size in tensor.shape))
+            for output, tensor in zip(outputs, met, strict=True)
+        )
+
+    def fix(self, name: str, value: Tensor) -> None:
+        if name not in [spec.name for spec in self.spec.inputs[1:]]:
+            super().fix(name, value)
+        self._fixed[name] = value
 
     def infer(self, tensor: Tensor) -> Sequence[Tensor]:
         try:
-            outputs: list[Tensor] = self._session.run(self._outputs, {self._input: tensor})
+            outputs: list[Tensor] = self._session.run(self._outputs, {self._input: tensor, **self._fixed})
         except Exception as error:
             raise ModelError(f"inference failed: {_first_line(error)}") from None
         return outputs
@@ -81,6 +111,39 @@ def _library() -> Any:
     except ImportError as error:
         raise ConfigError(f"running .onnx models needs the package onnxruntime: pip install onnxruntime ({error})") from None
     return onnxruntime
+
+
+def _facts(path: Path) -> FileFacts | None:
+    """What the file says of itself. Raises ModelError for one that no library needs to be tried on."""
+    if path.suffix.lower() == ".ort":  # a format of the library's own
+        return None
+    try:
+        facts = _onnx_file.read(path)
+    except _onnx_file.Damaged as error:
+        raise ModelError(f"{path} is not a model that can be run: {error}") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+    if facts.missing_files:
+        raise ModelError(f"{path} keeps its weights in other files, which must lie beside it: {'; '.join(facts.missing_files)}")
+    return facts
+
+
+def _reason(error: Exception, facts: FileFacts | None) -> str:
+    if facts is not None and facts.custom_operators:
+        return f"it has operators of its own: {', '.join(facts.custom_operators)}; export it without them"
+    text = _first_line(error)
+    if facts is not None and "opset" in text.lower():
+        return f"it needs {facts.opset}, which this version does not know; export it with a lower opset, or update onnxruntime ({text})"
+    return text
+
+
+def _metadata_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """Width and height of Ultralytics' ``imgsz`` entry, which is the text of a list of height and width."""
+    try:
+        height, width = ast.literal_eval(metadata.get("imgsz", ""))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return (width, height) if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0 else None
 
 
 def _precision(path: Path) -> str:

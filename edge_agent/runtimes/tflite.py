@@ -18,7 +18,8 @@ from pydantic import Field
 
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelError
-from edge_agent.runtimes.base import GraphSpec, Quantization, Runtime, RuntimeContext, Tensor, TensorSpec
+from edge_agent.runtimes import _tflite_file
+from edge_agent.runtimes.base import FileFacts, GraphSpec, Quantization, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
 
 LIBRARIES = (("ai_edge_litert.interpreter", "ai-edge-litert", "LiteRT"), ("tflite_runtime.interpreter", "tflite-runtime", "tflite-runtime"))
 _MAX_METADATA = 1024 * 1024
@@ -37,21 +38,31 @@ class TfliteRuntime(Runtime):
 
     def __init__(self, context: RuntimeContext, config: Config) -> None:
         interpreter_class, name = _library(config.library)
+        facts = _facts(context.path)
         try:
             with _quiet_stderr():
                 self._interpreter = interpreter_class(model_path=str(context.path), num_threads=context.threads)
+                self._fix_size(context)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else "unknown"
-            raise ModelError(f"{context.path} is not a model that {name} can run: {reason}") from None
-        inputs = self._interpreter.get_input_details()
+            raise ModelError(f"{context.path} is not a model that {name} can run: {_reason(error, facts)}") from None
+        inputs = sorted(self._interpreter.get_input_details(), key=lambda details: len(details["shape"]) != 4)  # the picture first
         outputs = self._interpreter.get_output_details()
         metadata, labels = _associated_files(context.path)
+        precision = _precision(self._interpreter)
         self.spec = GraphSpec(
-            tuple(map(_spec, inputs)), tuple(map(_spec, outputs)), name, "CPU (XNNPACK)", _precision(self._interpreter), metadata, labels
+            tuple(map(_spec, inputs)), tuple(map(_spec, outputs)), name, "CPU (XNNPACK)", precision, metadata, labels, facts
         )
         self._input = inputs[0]["index"]
         self._outputs = [output["index"] for output in outputs]
+
+    def _fix_size(self, context: RuntimeContext) -> None:
+        """Open sizes, which the interpreter would take for 1. Raises ConfigError where nobody says what they are."""
+        for details in self._interpreter.get_input_details():
+            signature = tuple(int(size) for size in details.get("shape_signature", ()))
+            if len(signature) == 4 and -1 in signature:
+                spec = TensorSpec(str(details["name"]), signature, np.dtype(details["dtype"]))
+                self._interpreter.resize_tensor_input(details["index"], with_fixed_size(spec, context.input_size, context.path).shape)
 
     def infer(self, tensor: Tensor) -> Sequence[Tensor]:
         try:
@@ -78,6 +89,27 @@ def _library(wanted: str | None) -> tuple[Any, str]:
     }
     hint = hints[wanted] if wanted is not None else ", or ".join(hints.values())
     raise ConfigError(f"running .tflite models needs a TFLite runtime: {hint} ({'; '.join(reasons)})")
+
+
+def _facts(path: Path) -> FileFacts:
+    """What the file says of itself. Raises ModelError for one that would crash a library, or that none can run."""
+    try:
+        return _tflite_file.read(path)
+    except _tflite_file.Damaged as error:
+        raise ModelError(f"{path} is not a model that can be run: {error}") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _reason(error: Exception, facts: FileFacts) -> str:
+    if "edgetpu-custom-op" in facts.custom_operators:
+        return "it is compiled for an Edge TPU, which is not supported yet; use the file it was compiled from"
+    flex = [name for name in facts.custom_operators if name.startswith("Flex")]
+    if flex:
+        return f"it has operators of TensorFlow ({', '.join(flex)}); convert it without SELECT_TF_OPS"
+    if facts.custom_operators:
+        return f"it has operators of its own: {', '.join(facts.custom_operators)}; export it without them"
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else "unknown"
 
 
 def _spec(details: dict[str, Any]) -> TensorSpec:

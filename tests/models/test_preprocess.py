@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge_agent.errors import ModelError
 from edge_agent.image import BgrImage, Pixels
-from edge_agent.models.base import InputFormat, Placement, Preprocessor, input_layout
+from edge_agent.models._preprocess import InputFormat, Placement, Preprocessor, input_layout
 from edge_agent.runtimes.base import Quantization, TensorSpec
 
 FLOAT, UINT8, INT8 = np.dtype(np.float32), np.dtype(np.uint8), np.dtype(np.int8)

@@ -104,7 +104,10 @@ def open_camera(path: str) -> tuple[kernel.Node, kernel.Capability]:
     except OSError as error:
         if node is not None:
             node.close()
-        raise refusal(path, error) from None
+        refused = refusal(path, error)
+        if refused.code is SourceErrorCode.NOT_FOUND:
+            raise SourceUnavailable(f"{refused}{_suggestion()}", refused.code) from None
+        raise refused from None
     if capability.role != "camera":
         node.close()
         raise SourceUnavailable(_no_camera(path, capability), SourceErrorCode.NOT_FOUND)
@@ -135,10 +138,10 @@ def _suggestion() -> str:
 
 
 def refusal(path: str, error: OSError) -> SourceUnavailable:
-    """What an error of opening or asking a node means for the one who named it."""
+    """What an error of opening or asking a node means for the one who named it. Looks at no other node."""
     if error.errno == errno.ENOENT:
         what = "leads nowhere" if Path(path).is_symlink() else "does not exist"
-        return SourceUnavailable(f"{path} {what}; is the camera plugged in?{_suggestion()}", SourceErrorCode.NOT_FOUND)
+        return SourceUnavailable(f"{path} {what}; is the camera plugged in?", SourceErrorCode.NOT_FOUND)
     if error.errno in {errno.EACCES, errno.EPERM}:
         return SourceUnavailable(_forbidden(path), SourceErrorCode.PERMISSION)
     if error.errno == errno.EBUSY:
@@ -146,7 +149,7 @@ def refusal(path: str, error: OSError) -> SourceUnavailable:
     if error.errno in {errno.ENODEV, errno.ENXIO}:
         return SourceUnavailable(f"{path} has no device behind it any more: unplugged?", SourceErrorCode.UNPLUGGED)
     reason = "it is no V4L2 device" if error.errno in {errno.ENOTTY, errno.EINVAL} else error.strerror
-    return SourceUnavailable(f"{path} is no usable camera: {reason}{_suggestion()}", SourceErrorCode.NOT_FOUND)
+    return SourceUnavailable(f"{path} is no usable camera: {reason}", SourceErrorCode.NOT_FOUND)
 
 
 def _forbidden(path: str) -> str:

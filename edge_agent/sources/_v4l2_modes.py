@@ -127,7 +127,10 @@ def choose(offered: Iterable[Offer], wanted: Wanted) -> Mode:
         known = having
     sized = [offer for offer in known if _has_size(offer, wanted)]
     if not sized:
-        near = min((mode for offer in known for mode in _modes(offer)), key=lambda mode: _size_distance(mode, wanted))
+        near = min(
+            (mode for offer in known for mode in _modes(offer)),
+            key=lambda mode: (_written_distance(mode, wanted), _size_distance(mode, wanted)),
+        )
         raise NotOffered(f"does not offer {_asked_size(wanted)}{_of_format(wanted)}; the nearest is {near.width}x{near.height}")
     modes = [mode for offer in sized for mode in _modes(offer)]
     timely = [mode for mode in modes if _rate_distance(mode, wanted) == 0] if "fps" in wanted.exact else modes
@@ -158,6 +161,12 @@ def _has_size(offer: Offer, wanted: Wanted) -> bool:
 
 def _size_distance(mode: Mode, wanted: Wanted) -> tuple[float, float]:
     return abs(mode.width / wanted.width - 1) + abs(mode.height / wanted.height - 1), -mode.width * mode.height
+
+
+def _written_distance(mode: Mode, wanted: Wanted) -> float:
+    """As _size_distance, of what was written only."""
+    width = abs(mode.width / wanted.width - 1) if "width" in wanted.exact else 0
+    return width + (abs(mode.height / wanted.height - 1) if "height" in wanted.exact else 0)
 
 
 def _modes(offer: Offer) -> Iterator[Mode]:

@@ -1,19 +1,18 @@
-"""Webcams without a webcam: what is claimed, and what is said of nodes that are none. The rest runs in tests/lab."""
+"""Webcams without a webcam: what is claimed and asked for, and what is said of nodes that are none. The rest runs in tests/lab."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edge_agent.errors import SourceError, SourceErrorCode, SourceUnavailable
-from edge_agent.image import BgrImage, JpegImage, YuyvImage
+from edge_agent.sources import _v4l2_modes as modes
 from edge_agent.sources import v4l2
-from edge_agent.sources.base import FrameUnreadable, SourceContext
+from edge_agent.sources._v4l2 import Capability
+from edge_agent.sources.base import SourceContext
 from tests.sources.media import context
 
 
@@ -24,6 +23,7 @@ def test_numbers_nodes_and_links(source: str | int, path: str) -> None:
     assert isinstance(built, v4l2.V4l2Source)
     assert built._path == path
     assert built.live
+    assert built.exclusive
 
 
 @pytest.mark.parametrize("source", ["video.mp4", "rtsp://host/", "dev/video0", "", "-1", "synthetic", "1.5"])
@@ -31,10 +31,25 @@ def test_what_is_no_webcam(source: str) -> None:
     assert not v4l2.claims(source)
 
 
+def test_what_was_written_is_meant_exactly_and_the_rest_is_a_wish() -> None:
+    usb = Capability("uvcvideo", "HD Webcam", "usb-0000:01:00.0-1.2", 0x04200001)
+    plain = v4l2.V4l2Source("/dev/video987", v4l2.Config())._wanted(usb)
+    assert plain == modes.Wanted(1280, 720, 30, "auto", frozenset(), modes.SLOW_BUS_BUDGET)
+    given = v4l2.V4l2Source("/dev/video987", v4l2.Config(width=640, fps=30, format="NV12"))._wanted(usb)
+    assert given.exact == {"width", "fps"}
+    assert given.format == "NV12"
+
+
+def test_every_format_that_is_read_can_be_asked_for() -> None:
+    for name in modes.FORMATS:
+        assert v4l2.Config.model_validate({"format": name}).format == name
+
+
 def refused(path: str | Path) -> SourceError:
     source = v4l2.build(context(path), v4l2.Config())
     with pytest.raises(SourceUnavailable) as caught:
         source.open()
+    source.close()
     source.close()
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -44,14 +59,28 @@ def refused(path: str | Path) -> SourceError:
 def test_a_missing_node() -> None:
     error = refused("/dev/video987")
     assert error.code is SourceErrorCode.NOT_FOUND
-    assert "plugged in" in str(error)
+    assert "does not exist; is the camera plugged in?" in str(error)
 
 
-@pytest.mark.parametrize("path", ["/dev/null", "/dev", "/dev/zero"])
+def test_a_link_whose_camera_is_away(tmp_path: Path) -> None:
+    link = tmp_path / "usb-046d_C920-video-index0"
+    link.symlink_to("/dev/video987")
+    error = refused(link)
+    assert error.code is SourceErrorCode.NOT_FOUND
+    assert "leads nowhere; is the camera plugged in?" in str(error)
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/zero"])
 def test_a_node_that_is_no_camera(path: str) -> None:
     error = refused(path)
     assert error.code is SourceErrorCode.NOT_FOUND
-    assert "no usable camera" in str(error)
+    assert "is no usable camera: it is no V4L2 device" in str(error)
+
+
+def test_a_directory() -> None:
+    error = refused("/dev")
+    assert error.code is SourceErrorCode.NOT_FOUND
+    assert "is a directory" in str(error)
 
 
 @pytest.fixture
@@ -67,40 +96,31 @@ def ordinary_user() -> Iterator[None]:
         os.seteuid(0)
 
 
-@pytest.mark.usefixtures("ordinary_user")
-def test_a_node_without_permission_names_the_group() -> None:
-    # A node that exists wherever there is a kernel, and that only root may write.
-    error = refused("/dev/kmsg")
+@pytest.fixture
+def closed_node() -> Iterator[Path]:
+    """A file like /dev/video0 of Debian: root's, and of a group that may use it. Outside of tmp_path, which only root may enter."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    node = Path(f"/tmp/edge-agent-test-node-{os.getpid()}")
+    node.touch()
+    os.chown(node, 0, 44)
+    node.chmod(0o660)
+    yield node
+    node.unlink()
+
+
+def test_a_node_without_permission_names_the_group_that_owns_it(closed_node: Path, request: pytest.FixtureRequest) -> None:
+    import grp
+
+    request.getfixturevalue("ordinary_user")
+    error = refused(closed_node)
     assert error.code is SourceErrorCode.PERMISSION
-    assert "group 'video'" in str(error)
+    assert f"it belongs to the group {grp.getgrgid(44).gr_name!r}: sudo usermod -aG {grp.getgrgid(44).gr_name} " in str(error)
 
 
-def test_listing_devices_never_fails() -> None:
-    for device in v4l2.devices():
-        assert device.path.startswith("/dev/video")
-        assert device.name
-
-
-@pytest.mark.parametrize(
-    ("given", "shape", "kind"), [("MJPG", (1, 5000), JpegImage), ("YUYV", (1, 2 * 48 * 64), YuyvImage), ("RGB3", (48, 64, 3), BgrImage)]
-)
-def test_buffers_are_taken_as_the_driver_gives_them(given: str, shape: tuple[int, ...], kind: type) -> None:
-    source = v4l2.V4l2Source("/dev/video0", v4l2.Config())
-    source._size, source._format = (64, 48), given
-    image = source._image(np.zeros(shape, np.uint8))
-    assert isinstance(image, kind)
-    assert (image.width, image.height) == (64, 48)
-
-
-def test_a_short_buffer_is_one_lost_frame() -> None:
-    source = v4l2.V4l2Source("/dev/video0", v4l2.Config())
-    source._size, source._format = (64, 48), "YUYV"
-    with pytest.raises(FrameUnreadable, match="100 bytes of 6144"):
-        source._image(np.zeros((1, 100), np.uint8))
-
-
-def test_a_kernel_timestamp_is_used_where_it_is_on_our_clock() -> None:
-    now = time.monotonic()
-    assert v4l2.V4l2Source._arrival(now - 0.05) == now - 0.05
-    for other in (0.0, now + 100, now - 100, -1.0):
-        assert v4l2.V4l2Source._arrival(other) >= now
+def test_a_node_of_no_group_asks_for_a_rule(closed_node: Path, request: pytest.FixtureRequest) -> None:
+    closed_node.chmod(0o600)
+    request.getfixturevalue("ordinary_user")
+    error = refused(closed_node)
+    assert error.code is SourceErrorCode.PERMISSION
+    assert "nor by any group (mode 0600): a udev rule" in str(error)

@@ -16,20 +16,20 @@ from typing import Any
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.image import Image
 from edge_agent.libraries import gstreamer
-from edge_agent.sources._decoders import Candidate, Decode, Plan
-from edge_agent.sources._gst_decoders import CODECS, Sizes, appsink, live_decoders, plan, wiring
+from edge_agent.sources._decoders import Decode
+from edge_agent.sources._gst_choice import DecoderChoice
+from edge_agent.sources._gst_decoders import Sizes, appsink
 from edge_agent.sources._gst_errors import Fault, network_fault
 from edge_agent.sources._gst_images import CAPS, Layout, Layouts, SampleImage, ScaledImage
-from edge_agent.sources._gst_pipeline import DECODER, SINK, STREAMS, Pipeline, find_sink, has_property
-from edge_agent.sources._platform import platform
-from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
+from edge_agent.sources._gst_pipeline import DECODER, SINK, STOP_S, STREAMS, Pipeline, find_sink
+from edge_agent.sources.base import MARGIN_S, FrameUnreadable, Reading, Source, StreamInfo
 
 _SLICE_S = 0.1
 """How soon a pipeline's error is seen that sends no picture."""
 _LONGEST_DELAY_S = 2.0
 """A picture's own time is believed if it is not older than that when it gets here."""
-_SILENCES = 2
-"""A hardware decoder that lets an open time out so often in a row is taken for broken."""
+_SLOWEST_FPS = 20.0
+"""What the slowest board decodes in a second, when a file is gone over again."""
 _NETWORK = {SourceErrorCode.FAILED, SourceErrorCode.TLS, SourceErrorCode.UNREACHABLE}
 
 
@@ -52,25 +52,33 @@ class Launch:
     model_size: Callable[[], tuple[int, int] | None] = lambda: None
     source_size: tuple[int, int] | None = None
     """Width and height of the camera's pictures, where the pipeline itself makes them smaller."""
+    exclusive: bool = False
+    """It holds a device."""
+    refused: Callable[[], str] = lambda: ""
+    """Asked where formats do not fit: what the device offers instead."""
 
 
 class GstSource(Source):
     """A pipeline as a source."""
 
     def __init__(self, launch: Launch, camera: str) -> None:
-        self.live = launch.live
+        self.live, self.unpaced, self.exclusive = launch.live, not launch.live, launch.exclusive
         self._launch, self._camera = launch, camera
         self._pipeline: Pipeline | None = None
         self._stuck: Pipeline | None = None
         self._layouts: Layouts | None = None
         self._pending: Any = None
         self._images: weakref.WeakSet[SampleImage] = weakref.WeakSet()
-        self._failed: dict[str, str] = {}
-        self._silences: dict[str, int] = {}
-        self._plan = Plan(())
-        self._wired: Candidate | None = None
+        self._choice = DecoderChoice(launch.decode)
         self._wired_pad: Any = None
         self._source_size: tuple[int, int] | None = None
+        self._failed_at: int | None = None
+
+    @property
+    def patience_s(self) -> float:  # type: ignore[override] # grows with what is to be gone over again
+        """Seconds: see ``Source``."""
+        launch = self._launch
+        return max(launch.open_timeout_s, launch.read_timeout_s) + STOP_S + MARGIN_S + self.position / _SLOWEST_FPS
 
     def open(self) -> StreamInfo:
         self.close()
@@ -78,49 +86,53 @@ class GstSource(Source):
         if self._stuck is not None and self._stuck.stuck:
             raise SourceUnavailable(f"{self._launch.shown}: a call into its driver has not come back", SourceErrorCode.WEDGED)
         self._stuck = None
-        video = importlib.import_module("gi.repository.GstVideo")
-        while True:
-            self._layouts = Layouts(gst, video)
-            fault = self._start(gst)
-            if fault is None:
-                break
-            wired = self._wired
+        deadline = time.monotonic() + self._launch.open_timeout_s
+        while (fault := self._start(gst, deadline)) is not None:
             self.close()
-            if wired is None or not self._gives_up(wired, fault):
+            if time.monotonic() > deadline or not self._choice.gives_up(fault):
                 raise self._error("cannot be opened", fault)
-        return self._describe(gst)
+        try:
+            info = self._describe(gst)
+            self._skip()
+        except BaseException:
+            self.close()
+            raise
+        return info
 
-    def _start(self, gst: Any) -> Fault | None:
+    def _start(self, gst: Any, deadline: float) -> Fault | None:
         """Play until the first picture; what kept it from coming, if it did not."""
         launch = self._launch
-        self._wired, self._wired_pad, self._source_size = None, None, launch.source_size
-        self._plan = Plan((), "the pipeline says so")
+        self._choice.begin()
+        self._source_size = launch.source_size
+        self._layouts = Layouts(gst, importlib.import_module("gi.repository.GstVideo"))
         self._pipeline = pipeline = Pipeline(gst, launch.describe(gst), launch.settings, self._camera)
         if pipeline.element.get_by_name(STREAMS) is None:
-            self._adopt(find_sink(gst, pipeline.element))
+            self._adopt(gst, find_sink(gst, pipeline.element))
         else:
             pipeline.on_stream(lambda pad: self._stream(gst, pad))
             self._only_pictures(pipeline)
-        deadline = time.monotonic() + launch.open_timeout_s
-        if not pipeline.start(launch.open_timeout_s):
+        if not pipeline.start(max(0.0, deadline - time.monotonic())):
             return Fault(SourceErrorCode.WEDGED, f"starting it has not come back within {launch.open_timeout_s:g} s")
-        while self._pending is None:
-            self._pending = pipeline.pull(_SLICE_S)
-            if self._pending is None and (fault := pipeline.fault()) is not None:
+        while (sample := pipeline.pull(_SLICE_S)) is None:
+            if (fault := pipeline.fault()) is not None:
                 return fault
-            if self._pending is None and pipeline.ended:
+            if pipeline.ended:
                 return Fault(SourceErrorCode.INVALID_DATA, "it ended without a picture")
-            if self._pending is None and time.monotonic() > deadline:
-                return self._silence()
+            if time.monotonic() > deadline:
+                self._choice.was_silent()
+                return Fault(SourceErrorCode.TIMEOUT, f"no picture within {launch.open_timeout_s:g} s")
+        self._pending = sample
+        self._choice.works()
         return None
 
-    def _silence(self) -> Fault:
-        wired = self._wired
-        if wired is not None and wired.hardware:
-            self._silences[wired.name] = self._silences.get(wired.name, 0) + 1
-        return Fault(SourceErrorCode.TIMEOUT, f"no picture within {self._launch.open_timeout_s:g} s")
+    def _skip(self) -> None:
+        """Of a file that is opened again: what was read before."""
+        for _ in range(self.position):
+            if self._pending is None:
+                self._next()
+            self._pending = None
 
-    def _adopt(self, sink: Any) -> None:
+    def _adopt(self, gst: Any, sink: Any) -> None:
         """Set what must be so on an appsink that somebody else described."""
         assert self._pipeline is not None
         for key, value in {
@@ -129,7 +141,7 @@ class GstSource(Source):
             sink.set_property(key, value)
         caps = sink.get_property("caps")
         if caps is None or caps.is_any():
-            sink.set_property("caps", importlib.import_module("gi.repository.Gst").Caps.from_string(CAPS))
+            sink.set_property("caps", gst.Caps.from_string(CAPS))
         self._pipeline.sink = sink
 
     @staticmethod
@@ -150,70 +162,32 @@ class GstSource(Source):
             return
         (_, width), (_, height) = structure.get_int("width"), structure.get_int("height")
         sizes = Sizes((width, height) if width and height else None, self._launch.model_size())
-        codec = CODECS.get(name, "")
-        self._plan = plan(codec, self._launch.decode, platform(), lambda element: gst.ElementFactory.find(element) is not None)
-        sink = appsink(SINK, live=self.live)
-        if name == "video/x-raw":
-            self._plan, description = Plan(()), f"queue ! videoconvert ! {sink}"
-        elif not codec:
-            self._wired, description = Candidate("decodebin", hardware=False, engine="gstreamer"), f"decodebin ! videoconvert ! {sink}"
-        else:
-            self._wired = candidate = self._choose(name)
-            description = wiring(codec, candidate, sizes, lambda element, key: has_property(gst, element, key), sink)
-            self._source_size = sizes.source if candidate.hardware and sizes.scaled else None
+        description = self._choice.wire(gst, name, sizes, appsink(SINK, live=self.live))
+        if self._choice.resizes:
+            self._source_size = sizes.source
         added = pipeline.add(description, pad, DECODER)
         self._wired_pad = added.get_static_pad("sink")
         pipeline.sink = added.get_by_name(SINK)
 
-    def _choose(self, form: str) -> Candidate:
-        for candidate in self._plan.candidates:
-            if candidate.name not in self._failed:
-                return candidate
-        tried = [f"{name}: {reason}" for name, reason in self._failed.items()]
-        reasons = "; ".join([*([self._plan.reason] if self._plan.reason else []), *tried])
-        refused = 'decode = "hardware": ' if self._launch.decode == "hardware" else ""
-        raise SourceUnavailable(f"{refused}no decoder for {form}{': ' + reasons if reasons else ''}", SourceErrorCode.CODEC_UNSUPPORTED)
-
-    def _gives_up(self, wired: Candidate, fault: Fault) -> bool:
-        """Whether another decoder is worth a try after this one failed so; remembered for as long as this source lives."""
-        theirs = f":{DECODER}/" in fault.element or f":{DECODER}" in fault.element.rsplit("/", 1)[-1]
-        silent = self._silences.get(wired.name, 0) >= _SILENCES
-        if not theirs and not silent:
-            return False
-        self._failed[wired.name] = fault.reason
-        return any(candidate.name not in self._failed for candidate in self._plan.candidates)
-
     def _describe(self, gst: Any) -> StreamInfo:
+        assert self._pipeline is not None
         layout = self._layout(self._pending)
-        if self._wired is not None:
-            self._silences.pop(self._wired.name, None)
-        shown, hardware, reason = self._decoder(gst, layout)
-        if self._launch.decode == "hardware" and not hardware and reason:
-            self.close()
-            text = f'{self._launch.shown}: decode = "hardware", but what decodes is {shown}'
-            raise SourceUnavailable(text, SourceErrorCode.CODEC_UNSUPPORTED)
+        try:
+            shown, hardware, reason = self._choice.found(gst, self._pipeline.element, layout.format)
+        except SourceUnavailable as error:
+            raise SourceUnavailable(f"{self._launch.shown}: {error}", error.code) from None
         known, numerator, denominator = self._pending.get_caps().get_structure(0).get_fraction("framerate")
         fps = round(numerator / denominator, 3) if known and numerator and denominator else None
         mode = f"{layout.format} {layout.width}x{layout.height}" + (f" at {fps:g}/s" if fps else "")
         width, height = self._source_size or (layout.width, layout.height)
         return StreamInfo(width, height, fps, shown, hardware, reason, mode)
 
-    def _decoder(self, gst: Any, layout: Layout) -> tuple[str, bool, str]:
-        """What decodes, as found in the pipeline that plays; whether that is hardware; and if not, why. No reason: nothing decodes."""
-        assert self._pipeline is not None
-        live = live_decoders(gst, self._pipeline.element)
-        hardware = bool(live) and all(decoder.hardware for decoder in live)
-        if hardware or not (live or layout.format == "JPEG"):
-            return ", ".join(decoder.shown() for decoder in live) or f"none ({layout.format})", hardware, ""
-        reasons = [f"{name}: {why}" for name, why in self._failed.items()]
-        reasons += [self._plan.reason] if self._plan.reason else []
-        shown = ", ".join(decoder.shown() for decoder in live) or "jpeg (libjpeg-turbo, software)"
-        return shown, False, "; ".join(reasons) or "no other was tried"
-
     def read(self) -> Reading:
         sample, self._pending = self._pending, None
         if sample is None:
             sample = self._next()
+        if not self.live:
+            self.position += 1
         now = time.monotonic()
         layout = self._layout(sample)
         buffer = sample.get_buffer()
@@ -247,6 +221,7 @@ class GstSource(Source):
             if (fault := pipeline.fault()) is not None:
                 raise self._error("was lost", fault)
             if pipeline.ended:
+                self.position = 0
                 raise EndOfStream(f"{self._launch.shown} ended")
             if time.monotonic() > deadline:
                 raise self._error("was lost", Fault(SourceErrorCode.TIMEOUT, f"nothing came for {self._launch.read_timeout_s:g} s"))
@@ -257,7 +232,6 @@ class GstSource(Source):
         try:
             return self._layouts.of(sample)
         except ValueError as error:
-            self.close()
             raise self._error("cannot be read", Fault(SourceErrorCode.CODEC_UNSUPPORTED, f"it sends {error}")) from None
 
     def _arrival(self, sample: Any, buffer: Any, now: float) -> float:
@@ -272,10 +246,16 @@ class GstSource(Source):
         code, reason = fault.code, fault.reason
         if self._launch.url and code in _NETWORK:
             code, reason = network_fault(self._launch.url) or (code, reason)
-        if code is SourceErrorCode.CODEC_UNSUPPORTED and "negotiated" in reason:
-            reason += '; put "videoconvert" (on a Jetson "nvvidconv ! video/x-raw,format=BGRx") before the appsink'
+        if code is SourceErrorCode.CODEC_UNSUPPORTED and "not-negotiated" in reason:
+            code, reason = self._no_format(reason)
         broken = not self.live and code in {SourceErrorCode.INVALID_DATA, SourceErrorCode.CODEC_UNSUPPORTED}
         return (SourceBroken if broken else SourceUnavailable)(f"{self._launch.shown} {what}: {reason}", code)
+
+    def _no_format(self, reason: str) -> tuple[SourceErrorCode, str]:
+        if offered := self._launch.refused():
+            return SourceErrorCode.UNSUPPORTED, offered
+        mend = 'put "videoconvert" (on a Jetson "nvvidconv ! video/x-raw,format=BGRx") before the appsink'
+        return SourceErrorCode.CODEC_UNSUPPORTED, f'{reason}; the formats on both sides of some "!" do not fit: {mend}'
 
     def close(self) -> None:
         pipeline, self._pipeline, self._pending, self._wired_pad = self._pipeline, None, None, None

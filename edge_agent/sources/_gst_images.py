@@ -60,29 +60,31 @@ class Layout:
 
     def image(self, data: bytes) -> Image:
         """The picture in ``data``, which it shares."""
+        kind, arguments = self.parts(data)
+        return kind(*arguments)
+
+    def parts(self, data: bytes) -> tuple[type[Image], tuple[Any, ...]]:
+        """The kind of picture in ``data``, and what it is made from."""
         if self.format == "JPEG":
-            return JpegImage(data, self.width, self.height)
+            return JpegImage, (np.frombuffer(data, np.uint8), self.width, self.height)
         whole = np.frombuffer(data, np.uint8)
         planes = [self._view(whole, plane) for plane in range(len(self.offsets))]
         if self.format == "NV12":
             chroma: tuple[Pixels, ...] = (planes[1].reshape(planes[1].shape[0], -1, 2),)
-            return PlanarImage(planes[0], chroma, self.colours, owner=data)
+            return PlanarImage, (planes[0], chroma, self.colours)
         if self.format == "I420":
-            return PlanarImage(planes[0], (planes[1], planes[2]), self.colours, owner=data)
+            return PlanarImage, (planes[0], (planes[1], planes[2]), self.colours)
         pixels = planes[0].reshape(self.height, -1, _CHANNELS[self.format])
-        if self.format == "YUY2":
-            return YuyvImage(pixels, self.colours) if self.width % 2 == 0 else _odd(pixels, self)
-        return BgrImage(pixels) if self.format == "BGR" else PackedImage(pixels, self.format)
+        if self.format == "YUY2" and self.width % 2 == 0:
+            return YuyvImage, (pixels, self.colours)
+        if self.format == "YUY2":  # the last column is half a macropixel, and goes
+            return BgrImage, (np.ascontiguousarray(YuyvImage(pixels, self.colours).bgr()[:, : self.width]),)
+        return (BgrImage, (pixels,)) if self.format == "BGR" else (PackedImage, (pixels, self.format))
 
     def _view(self, whole: Pixels, plane: int) -> Pixels:
         rows, row = self._plane(plane)
         strides = (self.strides[plane], 1)
         return np.lib.stride_tricks.as_strided(whole[self.offsets[plane] :], (rows, row), strides, writeable=False)
-
-
-def _odd(pixels: Pixels, layout: Layout) -> Image:
-    """A YUY2 picture of an odd width: its last column is half a macropixel, and goes."""
-    return BgrImage(np.ascontiguousarray(YuyvImage(pixels, layout.colours).bgr()[:, : layout.width]))
 
 
 class PackedImage(Image):
@@ -140,6 +142,7 @@ class SampleImage(Image):
         self._layout = layout
         self._fetch: Callable[[], bytes] | None = fetch
         self._image: Image | None = None
+        self._parts: tuple[type[Image], tuple[Any, ...]] | None = None
         self._lock = threading.Lock()
 
     def resized(self, width: int, height: int, order: Order) -> Pixels:
@@ -152,11 +155,18 @@ class SampleImage(Image):
         """Copy what is needed, and let go of GStreamer's buffer. Any thread."""
         self._taken()
 
+    def __reduce__(self) -> tuple[type[Image], tuple[Any, ...]]:
+        """To another process it goes as what it holds, still in the camera's format."""
+        self._taken()
+        assert self._parts is not None
+        return self._parts
+
     def _taken(self) -> Image:
         with self._lock:
             if self._image is None:
                 assert self._fetch is not None
-                self._image, self._fetch = self._layout.image(self._fetch()), None
+                self._parts = kind, arguments = self._layout.parts(self._fetch())
+                self._image, self._fetch = kind(*arguments), None
             return self._image
 
 

@@ -168,6 +168,8 @@ class Pipeline:
                     self._missing = missing_plugin(structure)
                 continue
             error, debug = message.parse_error()
+            if self._callback_fault is not None:  # and what follows from it
+                return self._callback_fault
             if self._missing:
                 return Fault(SourceErrorCode.CODEC_UNSUPPORTED, self._missing)
             return fault(error.domain, error.code, error.message, debug or "", message.src.get_path_string() if message.src else "")

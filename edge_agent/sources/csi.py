@@ -73,6 +73,7 @@ def build(context: SourceContext, config: Config) -> Source:
         open_timeout_s=config.open_timeout_s,
         read_timeout_s=config.read_timeout_s,
         source_size=(config.width, config.height) if on_jetson else None,
+        exclusive=True,
     )
     return GstSource(launch, context.camera)
 

@@ -8,7 +8,9 @@ with less.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -17,14 +19,17 @@ from pydantic import Field
 
 from edge_agent.config import Count, Rate
 from edge_agent.config_file import redact
-from edge_agent.errors import ConfigError
+from edge_agent.errors import ConfigError, SourceUnavailable
 from edge_agent.libraries import gstreamer
+from edge_agent.sources import _v4l2_modes as modes
 from edge_agent.sources._gst import GstSource, Launch
 from edge_agent.sources._gst_decoders import appsink
 from edge_agent.sources._gst_pipeline import SINK, STREAMS, find_sink, parse
+from edge_agent.sources._v4l2_devices import open_camera
 from edge_agent.sources.base import DecodeConfig, NetworkConfig, Pixels, Source, SourceContext
 
 _FILES = re.compile(r"\b(filesrc|multifilesrc|splitfilesrc|giosrc)\b|\bfile://")
+_DEVICES = re.compile(r"\b(v4l2src|uvch264src|nvarguscamerasrc|nvv4l2camerasrc|libcamerasrc)\b")
 _FORMATS = {"MJPG": "image/jpeg", "YUYV": "video/x-raw,format=YUY2", "NV12": "video/x-raw,format=NV12", "H264": "video/x-h264"}
 _HTTP_FILES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ts", ".m2ts", ".mpg", ".mpeg", ".flv", ".ogv"})
 
@@ -68,6 +73,8 @@ class _Origin:
     live: bool
     settings: dict[str, dict[str, object]] = field(default_factory=dict)
     url: str = ""
+    exclusive: bool = False
+    refused: Callable[[], str] = lambda: ""
 
 
 def build(context: SourceContext, config: Config) -> Source:
@@ -85,6 +92,8 @@ def build(context: SourceContext, config: Config) -> Source:
         settings=origin.settings,
         url=origin.url,
         model_size=context.model_size,
+        exclusive=origin.exclusive,
+        refused=origin.refused,
     )
     return GstSource(launch, context.camera)
 
@@ -104,7 +113,7 @@ def _origin(context: SourceContext, config: Config) -> _Origin:
     if text == "gstreamer":
         raise ConfigError('source = "gstreamer" needs the key pipeline, such as "v4l2src device=/dev/video0 ! appsink"')
     if text is not None:
-        return _Origin(text, "the pipeline", live=not _FILES.search(text))
+        return _Origin(text, "the pipeline", live=not _FILES.search(text), exclusive=bool(_DEVICES.search(text)))
     if isinstance(source, int) or source.isdigit():
         return _device(f"/dev/video{source}", config)
     if source.startswith("/dev/"):
@@ -127,7 +136,25 @@ def _device(path: str, config: Config) -> _Origin:
     caps = "; ".join(",".join([form, *asked]) for form in forms)
     decoded = config.format == "H264" or (config.format == "MJPG" and config.decode == "hardware")
     end = f"parsebin name={STREAMS}" if decoded else appsink(SINK, live=True)
-    return _Origin(f'v4l2src name=origin ! capsfilter caps="{caps}" ! {end}', path, True, {"origin": {"device": path}})
+    text = f'v4l2src name=origin ! capsfilter caps="{caps}" ! {end}'
+    return _Origin(text, path, True, {"origin": {"device": path}}, exclusive=True, refused=partial(_refusal, path, config))
+
+
+def _refusal(path: str, config: Config) -> str:
+    """What a device says to the size, rate and format asked of it; it is asked only after GStreamer could not agree with it."""
+    exact = frozenset(config.model_fields_set & {"width", "height", "fps"})
+    wanted = modes.Wanted(config.width or 1280, config.height or 720, config.fps or 30, config.format or "auto", exact)
+    try:
+        node, capability = open_camera(path)
+        try:
+            chosen = modes.choose(modes.offers(node, capability.buffer_type, wanted), wanted)
+        finally:
+            node.close()
+    except modes.NotOffered as refused:
+        return f"it {refused}"
+    except (OSError, SourceUnavailable) as error:
+        return str(error)
+    return f"GStreamer does not agree with it on a format; it offers {chosen}, which the kind v4l2 reads"
 
 
 def _fraction(rate: float) -> str:

@@ -133,9 +133,7 @@ class ProcessSource(Source):
 
     def __init__(self, target: ProcessTarget, inner: Source) -> None:
         self.live, self.unpaced, self.position = inner.live, inner.unpaced, inner.position
-        self._finite, self._call_s = inner.finite, inner.patience_s
-        self.patience_s = inner.patience_s + START_S + 2 * LEAVE_S  # of our own: ours are bounded by _call_s
-        self._target = target
+        self._inner, self._target = inner, target
         self._running: _Running | None = None
         self._receiver = Receiver()
         self._left_out = 0
@@ -143,7 +141,17 @@ class ProcessSource(Source):
 
     @property
     def finite(self) -> bool:
-        return self._finite
+        return self._inner.finite
+
+    @property
+    def patience_s(self) -> float:  # type: ignore[override] # grows with that of the other
+        """Seconds, with what it takes to start a process and to end one."""
+        return self._call_s + START_S + 2 * LEAVE_S
+
+    @property
+    def _call_s(self) -> float:
+        self._inner.position = self.position
+        return self._inner.patience_s
 
     @property
     def pid(self) -> int | None:

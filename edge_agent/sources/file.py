@@ -12,7 +12,8 @@ from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
 from edge_agent.sources._network import TlsConfig, names_video_file, tls_context, tls_options
 from edge_agent.sources.base import MARGIN_S, DecodeConfig, FrameUnreadable, Reading, Source, SourceContext, StreamInfo
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 6.0
+"""For a server's answer, and for each of its parts; with MARGIN_S, a file that hangs is told within ten seconds."""
 SLOWEST_FPS = 50.0
 """Frames per second that are gone over at least, when a file is opened again in the middle."""
 LONGEST_PAUSE_S = 10.0

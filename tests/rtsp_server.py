@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -46,7 +47,7 @@ class RtspServer:
 
     @property
     def url(self) -> str:
-        return f"rtsp://127.0.0.1:{self.port}/cam"
+        return f"{'rtsps' if '--certificate' in self.arguments else 'rtsp'}://127.0.0.1:{self.port}/cam"
 
     def start(self) -> RtspServer:
         python = python_with_gi()
@@ -57,6 +58,13 @@ class RtspServer:
         if self.process.stdout.readline().strip() != "ready":
             raise RuntimeError("the RTSP server did not start")
         return self
+
+    def sent(self) -> tuple[int, float]:
+        """The next frame that it told of, by ``--tell``: its number and when it was sent, in monotonic seconds."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        number, at = self.process.stdout.readline().split()
+        return int(number), float(at)
 
     def send(self, number: signal.Signals) -> None:
         """A signal: SIGSTOP is a camera that hangs."""
@@ -84,13 +92,19 @@ def access_units(data: bytes, codec: str) -> list[bytes]:
     return [data[begin:end] for begin, end in zip(starts, [*starts[1:], len(data)], strict=True)]
 
 
+def jpegs(data: bytes) -> list[bytes]:
+    """A file of JPEG pictures, one behind the other."""
+    return [b"\xff\xd8\xff" + part for part in data.split(b"\xff\xd8\xff")[1:]]
+
+
 def _serve(options: argparse.Namespace) -> None:
     gi: Any = importlib.import_module("gi")
     gi.require_version("Gst", "1.0")
     gi.require_version("GstRtspServer", "1.0")
     gst, rtsp, glib = (importlib.import_module(f"gi.repository.{name}") for name in ("Gst", "GstRtspServer", "GLib"))
     gst.init(None)
-    units = access_units(Path(options.clip).read_bytes(), options.codec)
+    data = Path(options.clip).read_bytes()
+    units = jpegs(data) if options.codec == "jpeg" else access_units(data, options.codec)
     assert len(units) > 1, "the clip has no access unit delimiters"
     duration = gst.SECOND // FPS
 
@@ -103,20 +117,27 @@ def _serve(options: argparse.Namespace) -> None:
             buffer.duration = duration
             if source.emit("push-buffer", buffer) != gst.FlowReturn.OK:
                 return
+            if options.tell:
+                print(number, time.monotonic(), flush=True)
             beat.wait(1 / FPS)
         if options.end_after:
             source.emit("end-of-stream")
 
     def configure(_factory: Any, media: Any) -> None:
         source = media.get_element().get_by_name("source")
+        if source is None:  # sound only
+            return
         threading.Thread(target=push, args=(source,), daemon=True).start()
 
+    source = "appsrc name=source is-live=true format=time max-bytes=0"
     video = (
-        f"appsrc name=source is-live=true format=time max-bytes=0 caps=video/x-{options.codec},stream-format=byte-stream,alignment=au"
+        f"{source} caps=video/x-{options.codec},stream-format=byte-stream,alignment=au"
         f" ! {options.codec}parse ! rtp{options.codec}pay config-interval=-1 name={{pay}} pt=96"
     )
+    if options.codec == "jpeg":
+        video = f"{source} caps=image/jpeg ! jpegparse ! rtpjpegpay name={{pay}} pt=26"
     audio = "audiotestsrc is-live=true ! audio/x-raw,rate=8000 ! alawenc ! rtppcmapay name={pay} pt=8"
-    parts = [audio, video] if options.audio_first else [video]
+    parts = [audio] if options.audio_only else [audio, video] if options.audio_first else [video]
 
     factory = rtsp.RTSPMediaFactory()
     factory.set_launch("( " + " ".join(part.format(pay=f"pay{index}") for index, part in enumerate(parts)) + " )")
@@ -126,6 +147,15 @@ def _serve(options: argparse.Namespace) -> None:
     server.set_service(str(options.port))
     if options.auth:
         _guard(rtsp, server, factory, options.auth)
+    if options.certificate:
+        gio = importlib.import_module("gi.repository.Gio")
+        auth = rtsp.RTSPAuth()
+        auth.set_tls_certificate(gio.TlsCertificate.new_from_files(options.certificate, options.certificate.replace(".pem", ".key")))
+        token = rtsp.RTSPToken()
+        token.set_string("media.factory.role", "anonymous")
+        auth.set_default_token(token)
+        server.set_auth(auth)
+        _permit(rtsp, factory, "anonymous")
     server.get_mount_points().add_factory("/cam", factory)
     assert server.attach(None), "the port is taken"
     print("ready", flush=True)
@@ -146,9 +176,13 @@ def _guard(rtsp: Any, server: Any, factory: Any, credentials: str) -> None:
     user, _, password = credentials.partition(":")
     auth.add_basic(rtsp.RTSPAuth.make_basic(user, password), token)
     server.set_auth(auth)
+    _permit(rtsp, factory, "viewer")
+
+
+def _permit(rtsp: Any, factory: Any, role: str) -> None:
     permissions = rtsp.RTSPPermissions()
-    permissions.add_permission_for_role("viewer", "media.factory.access", True)
-    permissions.add_permission_for_role("viewer", "media.factory.construct", True)
+    permissions.add_permission_for_role(role, "media.factory.access", True)
+    permissions.add_permission_for_role(role, "media.factory.construct", True)
     factory.set_permissions(permissions)
 
 
@@ -156,9 +190,12 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clip")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--codec", choices=["h264", "h265"], default="h264")
+    parser.add_argument("--codec", choices=["h264", "h265", "jpeg"], default="h264")
+    parser.add_argument("--certificate", default="", help="of the server, with its key beside it: rtsps")
+    parser.add_argument("--tell", action="store_true", help="print each frame's number and when it was sent, in monotonic seconds")
     parser.add_argument("--auth", default="", help="user:password")
     parser.add_argument("--audio-first", action="store_true")
+    parser.add_argument("--audio-only", action="store_true")
     parser.add_argument("--stall-after", type=int, default=0, help="send no picture after so many frames")
     parser.add_argument("--end-after", type=int, default=0, help="end the stream after so many frames")
     _serve(parser.parse_args())

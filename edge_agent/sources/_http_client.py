@@ -6,9 +6,11 @@ ever: here every read counts towards one deadline, that of the answer or of the 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import io
+import re
 import socket
 import ssl
 import time
@@ -21,7 +23,7 @@ from typing import Any
 from edge_agent.errors import SourceErrorCode, SourceUnavailable
 from edge_agent.sources._network import connection_code, reason_of
 
-_BY_STATUS = {
+_BY_STATUS: dict[int, SourceErrorCode] = {
     HTTPStatus.UNAUTHORIZED: SourceErrorCode.AUTH_FAILED,
     HTTPStatus.FORBIDDEN: SourceErrorCode.AUTH_FAILED,
     HTTPStatus.NOT_FOUND: SourceErrorCode.NOT_FOUND,
@@ -108,18 +110,48 @@ class HttpAnswer:
 
 def get(target: HttpTarget) -> HttpAnswer:
     """Ask for the target. Raises SourceUnavailable with a typed code, within about twice ``open_timeout_s``."""
-    deadline = Deadline()
+    deadline, request = Deadline(), urllib.request.Request(target.url)  # noqa: S310 - http and https only, as the opener knows no other
+    opener = _opener(target, deadline)
     deadline.set(target.open_timeout_s)
     try:
-        response = _opener(target, deadline).open(target.url, timeout=target.open_timeout_s)
+        try:
+            response = opener.open(request, timeout=target.open_timeout_s)
+        except urllib.error.HTTPError as error:
+            # Asked once, and not again and again as urllib does: cameras lock out whoever fails a few times.
+            login = _login(target, request, error) if error.code == HTTPStatus.UNAUTHORIZED else None
+            if login is None:
+                raise
+            error.close()
+            request.add_unredirected_header("Authorization", login)
+            response = opener.open(request, timeout=target.open_timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
-        raise SourceUnavailable(_refusal(target, error), _BY_STATUS.get(HTTPStatus(error.code), SourceErrorCode.FAILED)) from None
+        raise SourceUnavailable(_refusal(target, error), _BY_STATUS.get(error.code, SourceErrorCode.FAILED)) from None
     except urllib.error.URLError as error:
         raise unavailable(target, error.reason if isinstance(error.reason, Exception) else error, "cannot be opened") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise unavailable(target, error, "cannot be opened") from None
     return HttpAnswer(response, deadline)
+
+
+def _login(target: HttpTarget, request: urllib.request.Request, refusal: urllib.error.HTTPError) -> str | None:
+    """The answer to the server's challenge: by digest where it can be, else basic. None where there is none."""
+    if target.user is None:
+        return None
+    challenges = refusal.headers.get_all("WWW-Authenticate") or []
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    passwords.add_password(None, target.url, target.user, target.password)
+    for challenge in challenges:
+        found = re.search(r"(?i)(?:^|,\s*)digest\s+", challenge)
+        items = urllib.request.parse_http_list(challenge[found.end() :]) if found else []
+        fields = urllib.request.parse_keqv_list([item for item in items if "=" in item])
+        # Algorithms that this Python does not know are as good as not offered.
+        with contextlib.suppress(ValueError, KeyError, NotImplementedError):
+            if found and (answer := urllib.request.HTTPDigestAuthHandler(passwords).get_authorization(request, fields)):
+                return f"Digest {answer}"
+    if any(re.search(r"(?i)(?:^|,\s*)basic\b", challenge) for challenge in challenges):
+        return "Basic " + base64.b64encode(f"{target.user}:{target.password}".encode()).decode("ascii")
+    return None
 
 
 def unavailable(target: HttpTarget, error: Exception, what: str) -> SourceUnavailable:
@@ -128,7 +160,7 @@ def unavailable(target: HttpTarget, error: Exception, what: str) -> SourceUnavai
         return SourceUnavailable(f"{target.shown} {what}: its name cannot be resolved", SourceErrorCode.UNREACHABLE)
     if isinstance(error, TimeoutError):
         return SourceUnavailable(f"{target.shown} {what}: no answer within {target.open_timeout_s:g} s", SourceErrorCode.TIMEOUT)
-    if isinstance(error, (http.client.HTTPException, ValueError)):
+    if isinstance(error, (http.client.HTTPException, ValueError)) and not isinstance(error, ssl.SSLError):
         return SourceUnavailable(f"{target.shown} {what}: it does not speak HTTP", SourceErrorCode.INVALID_DATA)
     return SourceUnavailable(f"{target.shown} {what}: {reason_of(error)}", connection_code(error))
 
@@ -171,10 +203,6 @@ def _opener(target: HttpTarget, deadline: Deadline) -> urllib.request.OpenerDire
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPRedirectHandler(),
     ]
-    if target.user is not None:
-        passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-        passwords.add_password(None, target.url, target.user, target.password)
-        handlers += [urllib.request.HTTPDigestAuthHandler(passwords), urllib.request.HTTPBasicAuthHandler(passwords)]
     for handler in handlers:
         opener.add_handler(handler)
     return opener

@@ -87,3 +87,11 @@ def read_to_end(source: Source, *, at_most: int = 10_000) -> tuple[list[Reading]
         except EndOfStream:
             break
     return readings, unreadable
+
+
+def self_signed(path: Path) -> Path:
+    """A certificate for 127.0.0.1, signed by itself, with its key beside it (``.key``)."""
+    command = [needs("openssl", "openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=camera"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path.with_suffix(".key")), "-out", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path

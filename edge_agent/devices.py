@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -14,9 +12,9 @@ from edge_agent.sources import _v4l2 as kernel
 from edge_agent.sources import _v4l2_controls as v4l2_controls
 from edge_agent.sources import _v4l2_devices as v4l2_devices
 from edge_agent.sources import _v4l2_modes as modes
+from edge_agent.sources._decoders import Surveyed, survey
 
 _NO_DEFAULT = {v4l2_controls.Kind.BUTTON, v4l2_controls.Kind.STRING}
-_DECODERS = "edge_agent.sources._decoders"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +87,12 @@ def _setting(node: kernel.Node, control: v4l2_controls.Control) -> Setting:
     )
 
 
-def decoders() -> list[Any]:
-    """What decodes here, from the part that knows: dataclasses or texts; empty where there is no such part."""
-    if importlib.util.find_spec(_DECODERS) is None:
-        return []
-    survey = getattr(importlib.import_module(_DECODERS), "survey", None)
-    return list(survey()) if survey is not None else []
+def decoders() -> list[Surveyed]:
+    """What decodes here. Loads PyAV and GStreamer."""
+    return survey()
 
 
-def as_json(found: list[Listed], decoding: list[Any]) -> str:
+def as_json(found: list[Listed], decoding: list[Surveyed]) -> str:
     """All of it, for programs."""
     nodes = []
     for listed in found:
@@ -111,8 +106,8 @@ def as_json(found: list[Listed], decoding: list[Any]) -> str:
             controls=[dataclasses.asdict(setting) for setting in listed.settings],
         )
         nodes.append(node)
-    decoding = [dataclasses.asdict(d) if dataclasses.is_dataclass(d) and not isinstance(d, type) else d for d in decoding]
-    return json.dumps({"cameras": nodes, "decoders": decoding}, indent=2, ensure_ascii=False, default=str)
+    surveyed = [dataclasses.asdict(decoder) for decoder in decoding]
+    return json.dumps({"cameras": nodes, "decoders": surveyed}, indent=2, ensure_ascii=False)
 
 
 def _by_format(offers: tuple[modes.Offer, ...]) -> list[dict[str, Any]]:
@@ -126,7 +121,7 @@ def _by_format(offers: tuple[modes.Offer, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def as_text(found: list[Listed], decoding: list[Any], *, controls: bool) -> Iterator[str]:
+def as_text(found: list[Listed], decoding: list[Surveyed], *, controls: bool) -> Iterator[str]:
     """The same for people, line by line, with what to paste into agent.toml."""
     able = [listed for listed in found if listed.device.captures]
     if not able:

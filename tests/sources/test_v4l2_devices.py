@@ -15,6 +15,7 @@ from edge_agent.config_file import load
 from edge_agent.plugins import PluginKinds
 from edge_agent.sources import _v4l2_devices as v4l2_devices
 from edge_agent.sources import _v4l2_modes as modes
+from edge_agent.sources._decoders import Candidate, Surveyed
 from edge_agent.sources._v4l2 import Capability
 from edge_agent.sources._v4l2_devices import Device, stable_name
 from tests.conftest import needs
@@ -131,6 +132,9 @@ OTHERS = [
 ]
 
 
+H264 = Surveyed("H.264", "ffmpeg", (Candidate("h264", hardware=False),), "none in hardware")
+
+
 def test_the_listing_can_be_pasted(tmp_path: Path) -> None:
     text = list(listing.as_text(OTHERS, [], controls=True))
     assert "    MJPG 1280x720 (30/7.5)" in text
@@ -148,22 +152,22 @@ def test_the_listing_can_be_pasted(tmp_path: Path) -> None:
 
 
 def test_controls_are_counted_unless_asked_for() -> None:
-    assert "    1 controls (--controls lists them)" in list(listing.as_text([LISTED], ["h264: software"], controls=False))
+    assert "    1 controls (--controls lists them)" in list(listing.as_text([LISTED], [H264], controls=False))
 
 
 def test_nothing_there() -> None:
     assert list(listing.as_text([], [], controls=False)) == ["no V4L2 camera found (there is no /dev/video*)"]
-    assert list(listing.as_text([], ["h264: software"], controls=False))[1:] == ["decoders:", "    h264: software"]
+    assert list(listing.as_text([], [H264], controls=False))[1:] == ["decoders:", f"    {H264}"]
 
 
 def test_as_json() -> None:
-    found = json.loads(listing.as_json(OTHERS, [LISTED.settings[0], "text"]))
+    found = json.loads(listing.as_json(OTHERS, [H264]))
     assert found["cameras"][0]["formats"][0] == {
         "format": "MJPG", "read_here": True, "sizes": [{"width": 1280, "height": 720, "rates": [30.0, 7.5]}],
     }  # fmt: skip
     assert found["cameras"][0]["mode"] == "MJPG 1280x720 at 30/s"
     assert found["cameras"][3]["problem"].startswith("/dev/video5")
-    assert found["decoders"][1] == "text"
+    assert found["decoders"][0]["decoders"] == [{"name": "h264", "hardware": False, "engine": "ffmpeg"}]
 
 
 def test_listing_this_machine_never_fails() -> None:

@@ -20,7 +20,7 @@ await() { # await SECONDS PATTERN FILE
 mark() { lines=$(wc -l <"$work/heard"); }
 since() { # since SECONDS PATTERN WHAT: heard since the last mark
   local end=$((SECONDS + $1))
-  until tail -n "+$((lines + 1))" "$work/heard" | grep -qE -- "$2"; do
+  until tail -n "+$((lines + 1))" "$work/heard" | grep -E -- "$2" >/dev/null; do
     [ $SECONDS -lt $end ] || { bad "$3"; tail -n "+$((lines + 1))" "$work/heard" | grep /status | tail -3 | cut -c1-600; return 1; }
     sleep 0.3
   done
@@ -137,7 +137,7 @@ since 20 '"unreadable":[1-9]' "a buffer marked as damaged is one lost frame"
 mark
 v4l2-ctl -d $zero -c inject_vidioc_qbuf_error=1
 since 20 'camera/yuyv/detections' "a buffer that is not taken back costs nothing"
-tail -n "+$((lines + 1))" "$work/heard" | grep -q 'camera/yuyv/status .*backoff' && bad "and no reconnect" || ok "and no reconnect"
+tail -n "+$((lines + 1))" "$work/heard" | grep "camera/yuyv/status .*backoff" >/dev/null && bad "and no reconnect" || ok "and no reconnect"
 mark
 v4l2-ctl -d $zero -c inject_fatal_streaming_error=1
 since 30 'camera/yuyv/status .*"state":"(backoff|connecting)".*Input/output error' "a fatal streaming error is published"

@@ -90,7 +90,7 @@ class GstSource(Source):
         while (fault := self._start(gst, deadline)) is not None:
             self.close()
             if time.monotonic() > deadline or not self._choice.gives_up(fault):
-                raise self._error("cannot be opened", fault)
+                raise self._error("cannot be opened", self._choice.blamed(fault))
         try:
             info = self._describe(gst)
             self._skip()
@@ -158,7 +158,7 @@ class GstSource(Source):
         structure = (pad.get_current_caps() or pad.query_caps(None)).get_structure(0)
         name = structure.get_name()
         if pipeline.sink is not None or not name.startswith(("video/", "image/")):
-            pipeline.add("fakesink sync=false async=false", pad, "")
+            pipeline.add("fakesink sync=false async=false", pad, f"unread_{pad.get_name()}")
             return
         (_, width), (_, height) = structure.get_int("width"), structure.get_int("height")
         sizes = Sizes((width, height) if width and height else None, self._launch.model_size())

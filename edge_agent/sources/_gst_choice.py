@@ -35,7 +35,7 @@ class DecoderChoice:
         """The description of what decodes a stream of the format ``form`` into ``sink``. Raises SourceUnavailable."""
         codec = CODECS.get(form)
         if form == "video/x-raw":
-            return f"queue ! videoconvert ! {sink}"
+            return f"videoconvert ! {sink}"
         if codec is None:  # what no hardware here knows; GStreamer finds something
             self._wired = Candidate("decodebin", hardware=False, engine="gstreamer")
             self._plan = Plan([self._wired], f"no hardware decoder is known for {form}")
@@ -78,6 +78,13 @@ class DecoderChoice:
             return False
         self._failed[wired.name] = fault.reason
         return any(candidate.name not in self._failed for candidate in self._plan.candidates)
+
+    def blamed(self, fault: Fault) -> Fault:
+        """The fault, as that of a decoder in hardware if it was one's and no other may be tried."""
+        wired = self._wired
+        if wired is None or not wired.hardware or f":{DECODER}" not in fault.element:
+            return fault
+        return Fault(SourceErrorCode.CODEC_UNSUPPORTED, f'decode = "{self._decode}": {wired.name}: {fault.reason}', fault.element)
 
     def found(self, gst: Any, pipeline: Any, form: str) -> tuple[str, bool, str]:
         """What decodes, looked up in the pipeline that plays; whether that is hardware; and if not, why.

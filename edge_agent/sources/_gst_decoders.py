@@ -102,9 +102,9 @@ def wiring(codec: str, candidate: Candidate, sizes: Sizes, has: HasProperty, sin
     """
     name = candidate.name
     if not name:  # JPEG as it came
-        return f"queue max-size-buffers=2 ! {sink}"
+        return sink
     parser = _PARSERS.get(codec)
-    parts = ["queue max-size-buffers=0 max-size-bytes=0 max-size-time=2000000000", *([parser] if parser else [])]
+    parts = [parser] if parser else []
     caps = _size_caps(sizes.scaled)
     if name == "nvv4l2decoder":
         options = [("mjpeg", "1")] if codec == "mjpeg" else []

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edge_agent.config_file import redact
-from edge_agent.errors import ConfigError, SourceErrorCode
+from edge_agent.errors import ConfigError, SourceError, SourceErrorCode
 from edge_agent.sources._gst_errors import Fault, fault, missing_element, missing_plugin
 
 SINK = "edge_agent"
@@ -22,6 +22,7 @@ STREAMS = "edge_agent_streams"
 DECODER = "edge_agent_decoder"
 """Name of the bin that is wired to one of those."""
 STOP_S = 2.0
+_ENTRY = "queue name=entry max-size-buffers=0 max-size-bytes=0 max-size-time=2000000000"
 
 Settings = Mapping[str, Mapping[str, object]]
 
@@ -105,16 +106,21 @@ class Pipeline:
             try:
                 callback(pad)
             except Exception as error:  # an exception must not end in GStreamer's thread, where nobody sees it
-                self._callback_fault = Fault(getattr(error, "code", SourceErrorCode.FAILED), str(error))
+                # A GLib.Error is what the decoder's description did not parse with; all others are ours.
+                code = error.code if isinstance(error, SourceError) else SourceErrorCode.FAILED
+                reason, where = str(getattr(error, "message", error)), "" if isinstance(error, SourceError) else f":{DECODER}"
+                self._callback_fault = Fault(code, reason, where)
             self._streams.set()
 
         streams = self._pipeline.get_by_name(STREAMS)
         self._connected = (streams, streams.connect("pad-added", added))
 
     def add(self, description: str, pad: Any, name: str) -> Any:
-        """Wire a bin made from ``description`` to a pad, and start it. Its element."""
-        added = self._gst.parse_bin_from_description(description, True)
+        """Wire a bin made from ``description`` to a pad, and start it. Its element. Raises GLib.Error for what does not parse."""
+        # Pads are not looked for: of a decodebin's bin, GStreamer would take the one that is linked only later.
+        added = self._gst.parse_bin_from_description(f"{_ENTRY} ! {description}", False)
         added.set_name(name)
+        added.add_pad(self._gst.GhostPad.new("sink", added.get_by_name("entry").get_static_pad("sink")))
         self._pipeline.add(added)
         added.sync_state_with_parent()
         pad.link(added.get_static_pad("sink"))

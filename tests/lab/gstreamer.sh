@@ -15,7 +15,8 @@ bad() { echo "FAILED  $*"; failures=$((failures + 1)); }
 has() { if grep -qE -- "$1" "$2"; then ok "$3"; else bad "$3"; tail -5 "$2"; fi; }
 await() { # await SECONDS PATTERN FILE [FROM-LINE]
   local end=$((SECONDS + $1))
-  until tail -n "+${4:-1}" "$3" 2>/dev/null | grep -qE -- "$2"; do [ $SECONDS -lt $end ] || return 1; sleep 0.2; done
+  # Not grep -q: it would leave early, and end tail by SIGPIPE.
+  until tail -n "+${4:-1}" "$3" 2>/dev/null | grep -E -- "$2" >/dev/null; do [ $SECONDS -lt $end ] || return 1; sleep 0.2; done
 }
 expect() { # expect SECONDS PATTERN TEXT: in what the broker sends from now on
   if await "$1" "$2" "$work/heard" "$(($(wc -l <"$work/heard") + 1))"; then ok "$3"; else bad "$3"; fi
@@ -70,7 +71,7 @@ has "ok .*camera own: 322x242, none \(RGB\)" "$work/check" "a pipeline of one's 
   camera null /dev/null
 } >"$work/wrong.toml"
 "$agent" check --probe -c "$work/wrong.toml" >"$work/wrong" 2>&1; cat "$work/wrong"
-has "failed.*camera odd" "$work/wrong" "a size that is not offered is refused"
+has "failed.*camera odd.*the nearest is" "$work/wrong" "a size that is not offered is refused, and the nearest named"
 has "failed.*camera nothing.*video99" "$work/wrong" "an absent device is said"
 has "failed.*camera null" "$work/wrong" "a node that is no camera is said"
 {

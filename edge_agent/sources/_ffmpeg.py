@@ -17,9 +17,10 @@ from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, Source
 from edge_agent.image import JpegImage
 from edge_agent.libraries import ensure_libraries
 from edge_agent.sources._decoders import Decode, candidates
-from edge_agent.sources._ffmpeg_decoder import Decoder
+from edge_agent.sources._ffmpeg_decoder import Decoder, Packets
 from edge_agent.sources._ffmpeg_errors import error_code, network_fault
 from edge_agent.sources._ffmpeg_images import image_of
+from edge_agent.sources._ffmpeg_times import Arrivals, Timestamps
 from edge_agent.sources._jpeg import JPEG_DECODER, jpeg_size
 from edge_agent.sources._network import reason_of
 from edge_agent.sources._packets import PacketKinds, PacketSkipper
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
 
 _ATTACHED_PICTURE = 0x400
 MAX_UNDECODABLE = 300
-"""Packets in a row without one picture before a stream counts as undecodable: ten seconds of a usual camera."""
+"""Packets in a row without one picture before a file or stream counts as undecodable."""
+LONGEST_GROUP_S = 30.0
+"""And for a camera also so much time: some send a key frame every twenty seconds."""
 _USUAL_INTERVAL_S = 1 / 25
 _USUAL_GAP_S = 0.5
 """What the last frame of a whole file may be away from its declared end."""
-_MOST_ON_THE_WAY = 64
 _PARSED = {"h264", "hevc"}
 
 
@@ -59,49 +61,6 @@ class FfmpegTarget:
     """To find out why a connection with TLS failed; FFmpeg has its own, set by ``options``."""
 
 
-class _Timestamps:
-    """A file's timestamps, made to grow: raw streams have none, and AVI's are in the order of decoding."""
-
-    def __init__(self, interval_s: float) -> None:
-        self._interval_s = interval_s
-        self._last: float | None = None
-
-    def next(self, pts_s: float | None) -> float:
-        if self._last is None:
-            self._last = pts_s or 0.0
-        elif pts_s is None or pts_s <= self._last:
-            self._last += self._interval_s
-        else:
-            self._last = pts_s
-        return self._last
-
-
-class _Arrivals:
-    """When each packet of a live stream came, by timestamp: a decoder that puts pictures in order gives them later.
-
-    FFmpeg's parser hands out a picture of H.264 or H.265 when the next one begins (docs/decisions/0006-skipping-packets.md),
-    so its data began to arrive when the one before was handed out. Where pictures are sent in another order than they were
-    taken in, one does not come before those that it is shown after.
-    """
-
-    def __init__(self, *, parsed: bool) -> None:
-        self._parsed = parsed
-        self._handed_out: float | None = None
-        self._by_pts: dict[int | None, float] = {}
-        self._latest = 0.0
-
-    def note(self, pts: int | None, now: float) -> None:
-        came = self._handed_out if self._parsed and self._handed_out is not None else now
-        self._handed_out = now
-        if len(self._by_pts) >= _MOST_ON_THE_WAY:
-            del self._by_pts[next(iter(self._by_pts))]
-        self._by_pts[pts] = came
-
-    def of(self, pts: int | None, now: float) -> float:
-        self._latest = max(self._by_pts.pop(pts, now), self._latest)
-        return self._latest
-
-
 class FfmpegSource(Source):
     """A file or stream that FFmpeg can demux."""
 
@@ -115,12 +74,13 @@ class FfmpegSource(Source):
         self._decoder: Decoder | None = None
         self._wanted: deque[Packet[VideoStream]] = deque()
         self._decoded: deque[tuple[VideoFrame, float]] = deque()
-        self._timestamps = _Timestamps(_USUAL_INTERVAL_S)
-        self._arrivals = _Arrivals(parsed=False)
+        self._timestamps = Timestamps(_USUAL_INTERVAL_S)
+        self._arrivals = Arrivals(parsed=False)
         self._skipper = PacketSkipper(PacketKinds(""))
         self._jpeg = False
         self._undecodable = 0
         self._started = False
+        self._decoded_at = 0.0
         self._packets_read = 0
         self._declared: tuple[int, float | None] = (0, None)
 
@@ -144,13 +104,14 @@ class FfmpegSource(Source):
             late = time.monotonic() - asked >= target.open_timeout_s
             raise self._cannot_open(error, late=late) from None
         self._declared = _declared(self._container, stream)
+        self._decoded_at = time.monotonic()
         codec = stream.codec_context.name
-        self._arrivals = _Arrivals(parsed=codec in _PARSED)
+        self._arrivals = Arrivals(parsed=codec in _PARSED)
         if self.live and codec == "mjpeg":  # each picture for itself: not decoded before it is served
             self._jpeg = True
             return self._describe(stream, None)
         self._skipper = PacketSkipper(PacketKinds("" if _is_interlaced(stream) else codec, stream.codec_context.extradata))
-        self._decoder = Decoder(stream, candidates(codec, target.decode), self._next_packet, target.shown)
+        self._decoder = Decoder(stream, candidates(codec, target.decode), Packets(self._next_packet, target.open_timeout_s), target.shown)
         self._deliver(self._decoder.frames)
         return self._describe(stream, self._decoder)
 
@@ -169,7 +130,7 @@ class FfmpegSource(Source):
         # From a few packets of a camera FFmpeg can only average; in a file it knows better from the codec's own headers.
         rate = (stream.average_rate or stream.guessed_rate) if self.live else (stream.guessed_rate or stream.average_rate)
         fps = round(float(rate), 3) if rate else None
-        self._timestamps = _Timestamps(1 / fps if fps else _USUAL_INTERVAL_S)
+        self._timestamps = Timestamps(1 / fps if fps else _USUAL_INTERVAL_S)
         # Its pixel format is not asked for: where FFmpeg could not find one out, PyAV 17 takes the process down.
         if decoder is None:
             return StreamInfo(context.width, context.height, fps, JPEG_DECODER)
@@ -197,9 +158,11 @@ class FfmpegSource(Source):
         return Reading(JpegImage(data, width, height), came, float(packet.pts * packet.time_base) if packet.pts is not None else None)
 
     def _read_decoded(self) -> Reading:
+        asked = time.monotonic()
         while not self._decoded:
             if self._wanted:
                 self._decode(self._wanted.popleft())
+                self._sign_of_life(asked)
             else:
                 packet = self._next_packet()
                 self._wanted.extend(self._skipper.take(packet, time.monotonic()) if self.live else [packet])
@@ -244,13 +207,21 @@ class FfmpegSource(Source):
             self._deliver(self._decoder.decode(packet))
         except (av.FFmpegError, OSError) as error:  # a damaged packet; the next ones may do
             damaged = reason_of(error)
+        now = time.monotonic()
         self._undecodable = 0 if self._decoded else self._undecodable + 1
-        if self._undecodable > MAX_UNDECODABLE:
+        self._decoded_at = now if self._decoded else self._decoded_at
+        if self._undecodable > MAX_UNDECODABLE and (not self.live or now - self._decoded_at > LONGEST_GROUP_S):
             kind = SourceUnavailable if self.live else SourceBroken
             raise kind(f"{self._target.shown} sends nothing that can be decoded", SourceErrorCode.CODEC_UNSUPPORTED)
         # Before its first key frame a camera that was joined in the middle sends what nobody can decode: no loss.
         if damaged and (self._started or not self.live):
             raise FrameUnreadable(f"{self._target.shown} holds damaged data: {damaged}")
+
+    def _sign_of_life(self, asked: float) -> None:
+        """A camera that was joined in the middle of a long group sends, and nothing of it can be shown yet."""
+        waited = time.monotonic() - asked
+        if self.live and not self._decoded and waited > self._target.read_timeout_s:
+            raise FrameUnreadable(f"{self._target.shown} sends nothing that can be decoded without a key frame, which has not come yet")
 
     def _deliver(self, frames: Iterable[VideoFrame]) -> None:
         now = time.monotonic()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
-from edge_agent.errors import SourceErrorCode, SourceUnavailable
+from edge_agent.errors import EndOfStream, SourceErrorCode, SourceUnavailable
 from edge_agent.sources._decoders import Candidate, Plan
 from edge_agent.sources._network import reason_of
 
@@ -19,13 +21,21 @@ PROOF_PACKETS = 60
 """Packets after which a decoder in hardware that has given no picture is taken as one that does not work."""
 
 
+class Packets(NamedTuple):
+    """Where packets come from while a decoder in hardware is tried."""
+
+    next: Callable[[], Packet[VideoStream]]
+    timeout_s: float
+    """Longest time that all of them may take."""
+
+
 class Decoder:
     """Packets in, frames out. ``frames`` are those that came of proving the hardware: the first to be delivered."""
 
-    def __init__(self, stream: VideoStream, plan: Plan, next_packet: Callable[[], Packet[VideoStream]], shown: str) -> None:
-        """Try the plan's candidates. One in hardware is fed from ``next_packet`` until it gives a picture.
+    def __init__(self, stream: VideoStream, plan: Plan, packets: Packets, shown: str) -> None:
+        """Try the plan's candidates. One in hardware is fed with packets until it gives a picture.
 
-        Raises SourceUnavailable where none works, and what ``next_packet`` raises.
+        Raises SourceUnavailable where none works, and what ``packets.next`` raises.
         """
         self.frames: list[VideoFrame] = []
         self.reason = plan.reason
@@ -37,7 +47,7 @@ class Decoder:
                 for packet in self._proof:
                     self.frames += self._tolerant(packet)
                 break
-            fault = self._try(candidate, stream, next_packet)
+            fault = self._try(candidate, stream, packets)
             if fault is None:
                 break
             self.reason = f"{candidate.name} was tried: {fault}"
@@ -56,24 +66,28 @@ class Decoder:
         """The frames that a packet completes. Raises PyAV's errors."""
         yield from self._context.decode(packet)
 
-    def _try(self, candidate: Candidate, stream: VideoStream, next_packet: Callable[[], Packet[VideoStream]]) -> str | None:
+    def _try(self, candidate: Candidate, stream: VideoStream, packets: Packets) -> str | None:
         """Open a candidate in hardware and see a picture of it; why not, otherwise."""
         import av
 
         try:
             self._context = _context_of(candidate.name, stream)
-            for packet in [*self._proof, *self._more(next_packet)]:
+            for packet in chain(tuple(self._proof), self._more(packets)):
                 self.frames += self._context.decode(packet)
                 if self.frames:
                     return None
         except (av.FFmpegError, OSError, ValueError) as error:
             self.frames = []
             return reason_of(error)
-        return f"no picture after {PROOF_PACKETS} packets"
+        return f"no picture after {len(self._proof)} packets"
 
-    def _more(self, next_packet: Callable[[], Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
-        while len(self._proof) < PROOF_PACKETS:
-            packet = next_packet()
+    def _more(self, packets: Packets) -> Iterator[Packet[VideoStream]]:
+        deadline = time.monotonic() + packets.timeout_s
+        while len(self._proof) < PROOF_PACKETS and time.monotonic() < deadline:
+            try:
+                packet = packets.next()
+            except EndOfStream:  # a short file: what it had is decoded in software
+                return
             self._proof.append(packet)
             yield packet
 

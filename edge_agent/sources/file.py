@@ -6,14 +6,15 @@ import os
 from dataclasses import replace
 from urllib.parse import unquote
 
+from edge_agent.config import Seconds
 from edge_agent.config_file import redact
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
 from edge_agent.sources._network import TlsConfig, names_video_file, tls_context, tls_options
 from edge_agent.sources.base import MARGIN_S, DecodeConfig, FrameUnreadable, Reading, Source, SourceContext, StreamInfo
 
-TIMEOUT_S = 6.0
-"""For a server's answer, and for each of its parts; with MARGIN_S, a file that hangs is told within ten seconds."""
+OPEN_TIMEOUT_S = 6.0
+"""For a server's answer; with MARGIN_S, a file that hangs is told within ten seconds."""
 SLOWEST_FPS = 50.0
 """Frames per second that are gone over at least, when a file is opened again in the middle."""
 LONGEST_PAUSE_S = 10.0
@@ -29,6 +30,8 @@ class Config(DecodeConfig, TlsConfig):
     """Begin again at the end."""
     realtime: bool = False
     """Play at the file's own speed, as if it were a camera. Default: as fast as the model goes."""
+    read_timeout_s: Seconds = 6
+    """Longest wait for a web server, or a disk in the network, to go on; then the file is opened again where it was."""
 
 
 def claims(source: str | int) -> bool:
@@ -57,7 +60,8 @@ class FileSource(Source):
     @property
     def patience_s(self) -> float:  # type: ignore[override] # grows with what is to be gone over again
         """Seconds: see ``Source``."""
-        return TIMEOUT_S + MARGIN_S + self.position / SLOWEST_FPS
+        timeout_s: float = max(OPEN_TIMEOUT_S, self._config.read_timeout_s)
+        return timeout_s + MARGIN_S + self.position / SLOWEST_FPS
 
     def open(self) -> StreamInfo:
         self._started = None
@@ -148,15 +152,15 @@ def build(context: SourceContext, config: Config) -> Source:
     tls = None
     if "://" in url:
         tls = tls_context(config, context.resolve)
-        timeout = str(int(TIMEOUT_S * 1e6))  # microseconds
+        timeout = str(int(config.read_timeout_s * 1e6))  # microseconds
         options = {"reconnect": "1", "reconnect_streamed": "1", "rw_timeout": timeout, **tls_options(config, context.resolve)}
     # A plain path that holds ':' would be read as a protocol by FFmpeg.
     target = FfmpegTarget(
         url if "://" in url else f"file:{url}",
         redact(url),
         live=False,
-        open_timeout_s=TIMEOUT_S,
-        read_timeout_s=TIMEOUT_S,
+        open_timeout_s=OPEN_TIMEOUT_S,
+        read_timeout_s=config.read_timeout_s,
         options=options,
         threads=decoder_threads(),
         decode=config.decode,

@@ -448,7 +448,7 @@ def test_a_hundred_restarts_leak_nothing(serve: Serve) -> None:
     def held() -> tuple[int, int, float]:
         """Descriptors, threads, and megabytes of memory."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), pages * 4096 / 1e6
+        return len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir())), pages * 4096 / 1e6
 
     with watched(server, read_timeout_s=2) as (_, serves):
         wait_until(serves)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -25,7 +30,7 @@ from edge_agent.sources import file
 from edge_agent.sources._ffmpeg import FfmpegTarget
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 from tests.conftest import CLIP, REPOSITORY
-from tests.sources.media import FRAMES, RECIPES, SIZE, SOUND_FIRST, Media, context, frame_count, read_to_end, shown_by_ffmpeg
+from tests.sources.media import FRAMES, RECIPES, SIZE, SOUND_FIRST, Media, context, frame_count, read_to_end, self_signed, shown_by_ffmpeg
 
 
 @pytest.fixture(scope="session")
@@ -191,6 +196,41 @@ def test_a_changing_frame_size_is_followed(media: Media, tmp_path: Path) -> None
     assert readings[-1].image.bgr().shape == (180, 320, 3)
     stamps = [reading.pts_s or 0.0 for reading in readings]
     assert stamps == sorted(set(stamps))
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mp4", "mkv"])
+def test_a_changing_frame_size_is_followed_in_other_containers(media: Media, tmp_path: Path, suffix: str) -> None:
+    """Written by a muxer that does not look: each JPEG says its own size, and H.264 says it before each key frame."""
+    sizes = [SIZE, (320, 180), (96, 64)]
+    path = tmp_path / f"sizes.{suffix}"
+    codec = "mjpeg" if suffix == "avi" else "h264"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mjpeg" if suffix == "avi" else "libx264", rate=15)
+        stream.width, stream.height = sizes[0]
+        stream.pix_fmt = "yuvj420p" if suffix == "avi" else "yuv420p"
+        stamp = 0
+        for size in sizes:
+            for packet in packets_of(media, tmp_path, codec, size):
+                packet.stream, packet.pts, packet.dts, packet.time_base = stream, stamp, stamp, Fraction(1, 15)
+                stamp += 1
+                output.mux(packet)
+    source = source_of(path)
+    source.open()
+    readings, unreadable = read_to_end(source)
+    source.close()
+    assert unreadable == 0
+    assert [(reading.image.width, reading.image.height) for reading in readings] == [size for size in sizes for _ in range(10)]
+    for reading in readings:
+        assert reading.image.bgr().shape[1::-1] == (reading.image.width, reading.image.height)
+
+
+def packets_of(media: Media, folder: Path, codec: str, size: tuple[int, int]) -> list[Any]:
+    """Ten pictures of that size, coded."""
+    path = folder / f"{size[0]}.{'avi' if codec == 'mjpeg' else 'h264'}"
+    coder = ("-c:v", "mjpeg") if codec == "mjpeg" else ("-c:v", "libx264", "-bf", "0", "-g", "5")
+    media.ffmpeg("-i", CLIP, "-vf", f"scale={size[0]}:{size[1]}", "-frames:v", "10", *coder, path)
+    with av.open(str(path)) as container:
+        return [packet for packet in container.demux(video=0) if packet.size]
 
 
 @pytest.mark.parametrize(
@@ -449,13 +489,17 @@ class Ranges(Quiet):
 
 
 @contextmanager
-def http_server(folder: Path, handler: type[SimpleHTTPRequestHandler]) -> Iterator[str]:
+def http_server(folder: Path, handler: type[SimpleHTTPRequestHandler], certificate: Path | None = None) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
     server.handle_error = lambda *_: None  # type: ignore[method-assign] # a client that seeks breaks connections off
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
@@ -498,6 +542,57 @@ def test_a_web_server_that_breaks_off_costs_no_frame(media: Media) -> None:
         readings, _ = read_to_end(source)
         source.close()
     assert len(readings) == FRAMES
+
+
+class Stalling(Ranges):
+    """Sends half of what is asked for, and then nothing, without closing."""
+
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        data = Path(self.translate_path(self.path)).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2])
+        self.wfile.flush()
+        self.over.wait(30)
+
+
+def test_a_web_server_that_stops_in_the_middle_is_lost_in_time_and_then_broken(media: Media) -> None:
+    media.clip("screen.mkv")
+    over = threading.Event()
+    with http_server(media.folder, type("Stall", (Stalling,), {"over": over})) as address:
+        source = file.build(context(f"{address}/screen.mkv"), file.Config(read_timeout_s=0.5))
+        readings: list[Reading] = []
+        codes = []
+        began = time.monotonic()
+        for _ in range(2):
+            source.open()
+            with pytest.raises((SourceUnavailable, SourceBroken)) as caught:
+                play(source, readings)
+            codes.append((type(caught.value), caught.value.code))
+            source.close()
+        took = time.monotonic() - began
+        over.set()
+    assert took < 5
+    assert codes == [(SourceUnavailable, SourceErrorCode.TIMEOUT), (SourceBroken, SourceErrorCode.TIMEOUT)]
+    assert 5 < len(readings) < FRAMES, "what came is played, once"
+    stamps = [reading.pts_s or 0.0 for reading in readings]
+    assert stamps == sorted(set(stamps))
+
+
+def test_https_and_certificates(media: Media, tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path / "server.pem")
+    media.clip("screen.mkv")
+    with http_server(media.folder, Ranges, certificate) as address:
+        with pytest.raises(SourceUnavailable, match="not trusted") as caught:
+            source_of(f"{address}/screen.mkv").open()
+        assert caught.value.code is SourceErrorCode.TLS
+        source = file.build(context(f"{address}/screen.mkv"), file.Config(ca_file=str(certificate)))
+        source.open()
+        assert len(read_to_end(source)[0]) == FRAMES
+        source.close()
 
 
 def test_a_file_that_the_web_server_does_not_have(media: Media) -> None:

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Literal
 
 from edge_agent.config import CameraConfig
-from edge_agent.errors import SourceBroken, SourceError, SourceErrorCode, SourceUnavailable
+from edge_agent.errors import EndOfStream, SourceBroken, SourceError, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
 from edge_agent.reader import Call, Reader, Superseded
 from edge_agent.retry import Backoff, BackoffPolicy
@@ -357,18 +357,21 @@ class Capture:
         self._say(changed)
         return delay_s
 
-    def finished(self, reader: Reader, error: SourceBroken | None) -> None:
+    def finished(self, reader: Reader, error: SourceBroken | EndOfStream) -> None:
+        broken, early = isinstance(error, SourceBroken), error.code is not SourceErrorCode.ENDED
         with self._wake:
             self._only_present(reader)
-            self.status.error = error
-            self.status.last_error = error or self.status.last_error
+            self.status.error = error if broken else None
+            self.status.last_error = error if broken or early else self.status.last_error
             self._paused = self.slot.hidden = False
             changed = self._enter(CameraState.ENDED)
             self._wake.notify_all()
-        if error:
+        if broken:
             log.error("camera ended camera=%s code=%s reason=%s", self.camera.id, error.code.value, error)
         else:
             log.info("camera ended camera=%s frames=%d", self.camera.id, self.counts.captured)
+            if early:
+                log.warning("file ended early camera=%s reason=%s", self.camera.id, error)
         self._say(changed)
 
     # -- with the lock held ---------------------------------------------------------------------------------------------

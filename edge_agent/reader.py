@@ -65,8 +65,8 @@ class Owner(Protocol):
     def failed(self, reader: Reader, error: SourceError) -> float:
         """The source could not be opened, or was lost: seconds to wait."""
 
-    def finished(self, reader: Reader, error: SourceBroken | None) -> None:
-        """Nothing more will ever come."""
+    def finished(self, reader: Reader, error: SourceBroken | EndOfStream) -> None:
+        """Nothing more will ever come. The end of a file is no failure; with another code than ENDED it came too early."""
 
 
 class Reader:
@@ -125,7 +125,7 @@ class Reader:
             return None
         except EndOfStream as error:
             if self.source is not None and self.source.finite:
-                self._owner.finished(self, None)
+                self._owner.finished(self, error)
                 return None
             failure = SourceUnavailable(str(error), error.code)
         except SourceError as error:

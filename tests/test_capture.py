@@ -340,6 +340,16 @@ def test_a_file_ends_with_an_error_or_without(error: Exception, shown: type | No
     assert rig.said[-1] is CameraState.ENDED
 
 
+def test_a_file_that_ends_early_is_a_finish_with_a_warning() -> None:
+    early = EndOfStream("clip.mp4 ends early")
+    early.code = SourceErrorCode.INVALID_DATA
+    with running(Rig(ScriptedSource([frame(), early], live=False))) as rig:
+        rig.wait_for(CameraState.ENDED)
+        assert rig.take() is not None
+        assert rig.capture.status.error is None
+        assert rig.capture.status.last_error is early
+
+
 def test_a_camera_that_ends_its_stream_is_opened_again() -> None:
     source = ScriptedSource([frame(), EndOfStream("the stream ended")] * 500)
     rig = Rig(source)

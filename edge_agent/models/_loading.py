@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraSettings, ModelSettings
 from edge_agent.config_file import key_name
 from edge_agent.errors import ConfigError, ModelError
+from edge_agent.host import read_host
+from edge_agent.models._description import described, read_texts, stated_size
 from edge_agent.models.base import Family, Model, Thresholds
 from edge_agent.runtimes.base import GraphSpec, Runtime, RuntimeContext
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CONFIDENCE = 0.4
 BUILTIN_FILE = "oid_int8_pp.tflite"
 BUILTIN_CONFIDENCE = 0.3
 _MAGIC = {".tflite": (4, b"TFL3"), ".onnx": (0, b"\x08"), ".ort": (4, b"ORTM")}
@@ -94,12 +96,13 @@ def load(config: AgentConfig, *, only_files: bool = False) -> LoadedModel:
     check_file(path)
     lane_count, threads = lanes_and_threads(settings, only_files=only_files)
     module = plugins.load("runtimes", config.runtime)
-    runtimes: list[Runtime] = [module.build(RuntimeContext(path, threads), config.runtime_options) for _ in range(lane_count)]
+    context = RuntimeContext(path, threads, stated_size(settings))
+    runtimes: list[Runtime] = [module.build(context, config.runtime_options) for _ in range(lane_count)]
     graph = runtimes[0].spec
-    if len(graph.inputs) != 1:
-        raise ModelError(f"{path} has {len(graph.inputs)} inputs; a detector has one, the picture")
-    families = [family_for(graph, settings.family) for _ in runtimes]
-    labels = _labels(config, path, graph, families[0])
+    check_inputs(graph, path)
+    found = _labels(config, path, graph)
+    families = [_family(config, graph, None if found is None else len(found[0])) for _ in runtimes]
+    labels = _checked_labels(config, path, families[0], found)
     lanes = tuple(Model(runtime, family, labels) for runtime, family in zip(runtimes, families, strict=True))
     identity = ModelIdentity(path.stem, _sha256(path), families[0].name, graph.runtime, graph.accelerator, graph.precision)
     log.info(
@@ -107,16 +110,43 @@ def load(config: AgentConfig, *, only_files: bool = False) -> LoadedModel:
         identity.name, identity.family, *lanes[0].input_size, len(labels), identity.runtime, identity.accelerator,
         identity.precision, threads, len(lanes),
     )  # fmt: skip
+    for doubt in families[0].doubts():
+        log.warning("model %s: %s", path, doubt)
     return LoadedModel(lanes, identity)
 
 
-def family_for(graph: GraphSpec, stated: str | None) -> Family:
-    """The family that the user states, or the only one that recognises the graph."""
+def check_inputs(graph: GraphSpec, path: Path) -> None:
+    """Raises ModelError for a graph that is not fed with one picture, or with one that does not fit into this machine's memory."""
+    if len(graph.inputs) != 1 and [spec.name for spec in graph.inputs[1:]] != ["orig_target_sizes"]:
+        others = ", ".join(repr(spec.name) for spec in graph.inputs[1:]) or "none at all"
+        raise ModelError(f"{path} has {len(graph.inputs)} inputs; a detector has one, the picture, and this one also wants {others}")
+    spec = graph.inputs[0]
+    needed = math.prod(max(1, size) for size in spec.shape) * spec.dtype.itemsize
+    available = read_host().memory_available_bytes
+    if available is not None and needed > available:
+        left = f"this machine has {available / 1e9:.1f} GB left"
+        raise ModelError(f"{path}: its input {list(spec.shape)} takes {needed / 1e9:.1f} GB, and {left}")
+
+
+def _family(config: AgentConfig, graph: GraphSpec, label_count: int | None) -> Family:
+    settings = config.settings.model
+    stated = settings.family or ("zero_shot" if settings.text_embeddings else None)
+    family = family_for(graph, stated, label_count)
+    family.input_format = described(family.input_format, settings, graph)
+    if settings.text_embeddings is not None:
+        family.use_texts(read_texts(config.resolve(settings.text_embeddings)))
+    elif family.task == "zero-shot":
+        raise ConfigError('model.text_embeddings: an image encoder needs what to look for; set text_embeddings = "texts.npz"')
+    return family
+
+
+def family_for(graph: GraphSpec, stated: str | None, label_count: int | None = None) -> Family:
+    """The family that the user states, or the only one that recognises the graph and, where that helps, has so many classes."""
     shapes = ", ".join(str(list(output.shape)) for output in graph.outputs)
     if stated is not None:
         try:
             family: Family = plugins.load("models", stated).build(graph)
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, KeyError):
             raise ConfigError(f"model.family: this model, with outputs {shapes}, cannot be read as {stated!r}") from None
         return family
     reasons = {name: plugins.load("models", name).recognise(graph) for name in plugins.names("models")}
@@ -125,8 +155,15 @@ def family_for(graph: GraphSpec, stated: str | None) -> Family:
         log.debug("family recognised family=%s because=%r", found[0], reasons[found[0]])
         recognised: Family = plugins.load("models", found[0]).build(graph)
         return recognised
+    families: list[Family] = [plugins.load("models", name).build(graph) for name in found]
+    fitting = [family for family in families if label_count is not None and _label_counts(family) & {label_count}]
+    if len(fitting) == 1:
+        return fitting[0]
     if found:
-        raise ConfigError(f'model.family: outputs {shapes} could be {" or ".join(found)}; decide with family = "{found[0]}" in [model]')
+        counts = ", ".join(f"{family.name} with {family.class_count} classes" for family in families if family.class_count)
+        choice = f'family = "{found[0]}" in [model]'
+        hint = f" ({counts}): give labels, or decide with {choice}" if counts else f"; decide with {choice}"
+        raise ConfigError(f"model.family: outputs {shapes} could be {' or '.join(found)}{hint}")
     raise ConfigError(
         f"model.path: no model family has outputs {shapes}; there are: {', '.join(plugins.names('models'))}. "
         "If it is one of them, say so with family = ... in [model]"
@@ -144,31 +181,48 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.rstrip().splitlines())
 
 
-def _labels(config: AgentConfig, path: Path, graph: GraphSpec, family: Family) -> tuple[str, ...]:
+def _labels(config: AgentConfig, path: Path, graph: GraphSpec) -> tuple[tuple[str, ...], str] | None:
+    """Class names, and where they come from: the user, the file, or a text file beside it."""
     stated = config.settings.model.labels
     if isinstance(stated, tuple):
-        labels, origin = stated, "model.labels"
-    elif stated is not None:
-        labels, origin = read_labels(config.resolve(stated)), f"model.labels: {config.resolve(stated)}"
-    elif graph.labels:
-        labels, origin = graph.labels, f"{path}"
-    else:
-        beside = next((p for p in (path.with_suffix(".txt"), path.with_name(path.stem + "_labels.txt")) if p.is_file()), None)
-        if beside is None:
+        return stated, "model.labels"
+    if stated is not None:
+        return read_labels(config.resolve(stated)), f"model.labels: {config.resolve(stated)}"
+    if graph.labels:
+        return graph.labels, f"{path}"
+    beside = next((p for p in (path.with_suffix(".txt"), path.with_name(path.stem + "_labels.txt")) if p.is_file()), None)
+    return None if beside is None else (read_labels(beside), str(beside))
+
+
+def _label_counts(family: Family) -> set[int]:
+    """How many class names the family takes; none where its graph does not tell."""
+    count = family.class_count
+    return set() if count is None else {count, count + 1} if family.has_background else {count}
+
+
+def _checked_labels(config: AgentConfig, path: Path, family: Family, found: tuple[tuple[str, ...], str] | None) -> tuple[str, ...]:
+    """The names that the family's class numbers stand for. Raises ConfigError where they are not as many as its classes."""
+    if family.task == "zero-shot" or found is None:
+        if not family.default_labels:
             log.warning("model has no class names: classes are called by their numbers; give labels = ... in [model] model=%s", path)
-            return ()
-        labels, origin = read_labels(beside), str(beside)
+        return family.default_labels
+    labels, origin = found
     count = family.class_count
     if count is None and config.settings.model.path == plugins.BUILTIN_MODEL:  # its graph does not tell
         count = len(read_labels(path.with_suffix(".txt")))
+    if count is not None and len(labels) == count + 1 and family.has_background:
+        return labels[1:]
     if count is not None and len(labels) != count:
         raise ConfigError(f"{origin}: {len(labels)} class names, but the model has {count} classes")
     return labels
 
 
-def thresholds_for(camera: CameraSettings, model: ModelSettings, labels: Sequence[str], index: int) -> Thresholds:
-    """The camera's own thresholds where it has them, else the model's. Raises ConfigError for an unknown class."""
-    default = BUILTIN_CONFIDENCE if model.path == plugins.BUILTIN_MODEL else DEFAULT_CONFIDENCE
+def thresholds_for(
+    camera: CameraSettings, model: ModelSettings, labels: Sequence[str], index: int, default: float = Family.default_confidence
+) -> Thresholds:
+    """The camera's own thresholds where it has them, else the model's, else ``default``. Raises ConfigError for an unknown class."""
+    if model.path == plugins.BUILTIN_MODEL:
+        default = BUILTIN_CONFIDENCE
     wanted = camera.classes if camera.classes is not None else model.classes
     key = key_name(("cameras", index, "classes")) if camera.classes is not None else "model.classes"
     return Thresholds(

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge_agent.models._boxes import strongest
+from edge_agent.models._anchor_free import metadata_task
+from edge_agent.models._boxes import Unit, final
 from edge_agent.models._preprocess import InputFormat
 from edge_agent.models.base import Candidates, Family, Thresholds, only_output
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
@@ -18,11 +19,11 @@ Config = NoConfig
 
 
 def recognise(graph: GraphSpec) -> str | None:
-    """One output [1, rows, 6] with at most a thousand rows."""
+    """One output [1, rows, 6] with at most a thousand rows, or an open number of them."""
     if len(graph.outputs) == 1 and len(graph.outputs[0].shape) == 3 and graph.outputs[0].shape[2] == 6:
         rows = graph.outputs[0].shape[1]
-        if 0 < rows <= 1000:
-            return f"{rows} rows of six: box, confidence, class"
+        if rows <= 1000 and metadata_task(graph) in {"", "detect"}:
+            return f"{rows if rows > 0 else 'open'} rows of six: box, confidence, class"
     return None
 
 
@@ -36,17 +37,13 @@ class EndToEnd(Family):
         self._spec = only_output(graph)
         if self._spec.shape[2] != 6:
             raise ValueError("not rows of six")
-        self._normalised = not graph.runtime.startswith("ONNX")
+        self._unit = Unit(self._spec)
 
     def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
         rows = dequantize(outputs[0][0], self._spec)
-        kept = rows[:, 4] >= thresholds.confidence
-        if thresholds.class_ids is not None:
-            kept &= np.isin(rows[:, 5].round().astype(np.int32), thresholds.class_ids)
-        rows = rows[kept]
-        rows = rows[strongest(rows[:, 4], thresholds.max_detections)]
-        boxes = rows[:, :4] * np.array(size * 2, np.float32) if self._normalised else rows[:, :4]
-        return Candidates(boxes, rows[:, 4], rows[:, 5].round().astype(np.int32))
+        rows = rows[rows[:, 4] >= thresholds.confidence]
+        boxes = self._unit.in_pixels(rows[:, :4], size)
+        return final(boxes, rows[:, 4], rows[:, 5].round().astype(np.int32), thresholds)
 
 
 def build(graph: GraphSpec) -> Family:

@@ -9,38 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge_agent.models._boxes import best_class, from_centres, suppress
+from edge_agent.models._boxes import best_class, cells, from_centres, grid, largest, suppress
 from edge_agent.models._preprocess import InputFormat, input_layout
 from edge_agent.models.base import Candidates, Family, Thresholds, only_output
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig
-STRIDES = (8, 16, 32)
 _LARGEST_EXPONENT = 20.0
-
-
-def _grid(size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cell offsets [cells, 2] (x, y), and strides [cells, 1]."""
-    offsets, strides = [], []
-    for stride in STRIDES:
-        columns, rows = np.meshgrid(np.arange(size[0] // stride), np.arange(size[1] // stride))
-        offsets.append(np.stack((columns.ravel(), rows.ravel()), axis=1))
-        strides.append(np.full((columns.size, 1), stride))
-    return np.concatenate(offsets).astype(np.float32), np.concatenate(strides).astype(np.float32)
+_RAW_REACH = 4.0
+"""Raw terms of YOLOX reach a few units: e^4 times the stride of 32 is 1700 pixels."""
 
 
 def recognise(graph: GraphSpec) -> str | None:
-    """One output [1, cells, 5 + classes] whose cells are those of strides 8, 16 and 32, and no Ultralytics metadata."""
+    """One output [1, cells, 5 + classes] of strides 8, 16 and 32, and a graph that does not decode (Exp) or belong to YOLOv8 (Softmax)."""
     if len(graph.outputs) != 1 or len(graph.outputs[0].shape) != 3 or "names" in graph.metadata:
         return None
-    _, (width, height) = input_layout(graph.inputs[0])
     _, rows, columns = graph.outputs[0].shape
-    cells = sum((width // s) * (height // s) for s in STRIDES)
-    if rows == cells and columns > 5:
-        return f"{rows} rows are the cells of strides 8, 16 and 32"
-    return None
+    if rows != cells(graph) or columns <= 5 or graph.has_operator("Exp") or graph.has_operator("Softmax"):
+        return None
+    return f"{rows} rows are the cells of strides 8, 16 and 32, and the graph does not decode them"
 
 
 class Yolox(Family):
@@ -53,9 +41,18 @@ class Yolox(Family):
         self._spec = only_output(graph)
         self.class_count = self._spec.shape[2] - 5
         _, size = input_layout(graph.inputs[0])
-        self._offsets, self._strides = _grid(size)
+        self._offsets, self._strides = grid(size)
         if self._spec.shape[1] != len(self._offsets) or self.class_count < 1:
             raise ValueError("not a row a cell of 5 + classes")
+
+    def doubts(self) -> list[str]:
+        limit = largest(self._spec)
+        if limit is None or limit >= _RAW_REACH or self._spec.quantization is None:
+            return []
+        scale = self._spec.quantization.scale
+        why = f"the boxes are broken: one output scale of 1/{1 / scale:.0f}, made for the scores, cannot hold raw box terms"
+        reach = f"nothing above {limit:.3g} can be stored, and they reach some {_RAW_REACH:g}"
+        return [f"{why} ({reach}, and below 0); quantize the model again with its head left in float"]
 
     def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
         rows = dequantize(outputs[0][0], self._spec)

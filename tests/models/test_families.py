@@ -13,7 +13,7 @@ from edge_agent import plugins
 from edge_agent.errors import ConfigError
 from edge_agent.models import _loading
 from edge_agent.models.base import Candidates, Thresholds
-from edge_agent.runtimes.base import GraphSpec, Quantization, TensorSpec
+from edge_agent.runtimes.base import FileFacts, GraphSpec, Quantization, TensorSpec
 from tests.models import reference
 from tests.models.reference import Found
 
@@ -27,6 +27,7 @@ def graph(*shapes: tuple[int, ...], runtime: str = "ONNX Runtime", quantization:
     dtype = np.dtype(np.int8 if quantization else np.float32)
     picture = TensorSpec("images", (1, 3, SIZE[1], SIZE[0]), np.dtype(np.float32))
     outputs = tuple(TensorSpec(f"output{i}", shape, dtype, quantization) for i, shape in enumerate(shapes))
+    more.setdefault("file", FileFacts({"Conv": 9}))
     return GraphSpec((picture,), outputs, runtime, "CPU", "float32", **more)
 
 

@@ -1,0 +1,125 @@
+"""SSD before its post-processing: box encodings [1, anchors, 4] and scores [1, anchors, 1 + classes], class 0 being nothing.
+
+Source: Liu et al., "SSD" (arXiv 1512.02325), and tensorflow/models object_detection: core/box_coders (faster_rcnn_box_coder:
+ty, tx, th, tw, scaled by 10, 10, 5, 5) and anchor_generators/multiple_grid_anchor_generator.py (``create_ssd_anchors`` with
+``reduce_boxes_in_lowest_layer``), as ssd_mobilenet_v1/v2 and ssdlite are trained. Anchors come from the graph where it holds
+a constant of that many rows (top, left, bottom, right, or centre y, x, height, width, as TFLite's operator wants them).
+Scores are probabilities, or their logits, each on its own: told by whether the graph ends in a ``Sigmoid``, or by the values met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge_agent.models._boxes import Floats, best_class, logit, sigmoid, suppress
+from edge_agent.models._preprocess import InputFormat, input_layout, pixels_as_they_are
+from edge_agent.models.base import Candidates, Family, Thresholds
+from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
+
+Config = NoConfig
+_CODER = (10.0, 10.0, 5.0, 5.0)
+_LEVELS = 6
+_MIN_SCALE, _MAX_SCALE = 0.2, 0.95
+_RATIOS = (1.0, 2.0, 0.5, 3.0, 1 / 3)
+_LARGEST_EXPONENT = 20.0
+
+
+def standard_anchors(size: tuple[int, int]) -> Floats:
+    """The anchors of ssd_mobilenet for an input of this width and height: centre y, centre x, height, width as fractions."""
+    scales = [_MIN_SCALE + (_MAX_SCALE - _MIN_SCALE) * level / (_LEVELS - 1) for level in range(_LEVELS)] + [1.0]
+    found = []
+    stride = 16
+    for level in range(_LEVELS):
+        shapes = [(scales[level], ratio) for ratio in _RATIOS]
+        shapes.append((float(np.sqrt(scales[level] * scales[level + 1])), 1.0))
+        if level == 0:
+            shapes = [(0.1, 1.0), (scales[0], 2.0), (scales[0], 0.5)]
+        sides = np.array([(scale / np.sqrt(ratio), scale * np.sqrt(ratio)) for scale, ratio in shapes])
+        columns, rows = -(-size[0] // stride), -(-size[1] // stride)
+        y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
+        centres = np.stack((y.ravel(), x.ravel()), axis=1)
+        found.append(np.concatenate((np.repeat(centres, len(sides), axis=0), np.tile(sides, (len(centres), 1))), axis=1))
+        stride *= 2
+    return np.concatenate(found).astype(np.float32)
+
+
+def _as_centres(anchors: Floats) -> Floats:
+    """Anchors as centre y, centre x, height, width, whichever of the two ways they are stored in."""
+    sides = anchors[:, 2:] - anchors[:, :2]
+    if (sides > 0).all():  # bottom and right lie beyond top and left; of centres and sizes some do not
+        return np.concatenate(((anchors[:, :2] + anchors[:, 2:]) / 2, sides), axis=1)
+    return anchors
+
+
+def _decoded(encoded: Floats, anchors: Floats) -> Floats:
+    """Top, left, bottom, right as fractions of the input."""
+    steps = encoded / np.array(_CODER, np.float32)
+    centres = steps[:, :2] * anchors[:, 2:] + anchors[:, :2]
+    half = np.exp(np.minimum(steps[:, 2:], np.float32(_LARGEST_EXPONENT))) * anchors[:, 2:] / np.float32(2)
+    return np.concatenate((centres - half, centres + half), axis=1).astype(np.float32)
+
+
+def _anchors(graph: GraphSpec, rows: int) -> Floats | None:
+    if graph.file is not None and rows in graph.file.anchors:
+        return _as_centres(graph.file.anchors[rows])
+    anchors = standard_anchors(input_layout(graph.inputs[0])[1])
+    return anchors if len(anchors) == rows else None
+
+
+def _roles(graph: GraphSpec) -> tuple[int, int] | None:
+    """Positions of encodings and scores among two outputs with as many rows as there are anchors."""
+    # TensorFlow's boxes have an axis of one between anchors and sides
+    shapes = [(o.shape[0], o.shape[1], o.shape[3]) if len(o.shape) == 4 and o.shape[2] == 1 else o.shape for o in graph.outputs]
+    if len(shapes) != 2 or any(len(shape) != 3 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        return None
+    first_is_boxes = shapes[0][2] == 4 and (shapes[1][2] != 4 or "box" in graph.outputs[0].name.lower())
+    roles = (0, 1) if first_is_boxes else (1, 0)
+    return roles if shapes[roles[0]][2] == 4 and shapes[roles[1]][2] >= 2 else None
+
+
+def recognise(graph: GraphSpec) -> str | None:
+    """Encodings and scores of as many rows as ssd_mobilenet has anchors for this input, or as an anchor constant in the graph."""
+    roles = _roles(graph)
+    if roles is None:
+        return None
+    rows = graph.outputs[roles[0]].shape[1]
+    return f"{rows} anchors" if _anchors(graph, rows) is not None else None
+
+
+class SsdRaw(Family):
+    """Boxes as offsets from anchors."""
+
+    name = "ssd_raw"
+    has_background = True
+
+    def __init__(self, graph: GraphSpec) -> None:
+        roles = _roles(graph)
+        anchors = None if roles is None else _anchors(graph, graph.outputs[roles[0]].shape[1])
+        if roles is None or anchors is None:
+            raise ValueError("not encodings and scores of as many rows as there are anchors")
+        self._roles, self._specs, self._anchors = roles, graph.outputs, anchors
+        self._columns = graph.outputs[roles[1]].shape[-1]
+        self.class_count = self._columns - 1
+        self.input_format = pixels_as_they_are(graph.inputs[0], InputFormat("RGB", "none", scale=1 / 127.5, offset=-1.0))
+        self._logits: bool | None = None
+
+    def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
+        boxes, scores = self._roles
+        every = dequantize(outputs[scores], self._specs[scores]).reshape(-1, self._columns)
+        if self._logits is None:
+            self._logits = bool(every.min() < 0 or every.max() > 1)
+        floor = logit(thresholds.confidence) if self._logits else thresholds.confidence
+        index = np.flatnonzero(every[:, 1:].max(axis=1) >= floor)
+        class_id, score = best_class(every[index, 1:], thresholds.class_ids)
+        kept = score >= floor
+        index, class_id, score = index[kept], class_id[kept], score[kept]
+        encoded = dequantize(outputs[boxes].reshape(-1, 4)[index], self._specs[boxes])
+        corners = _decoded(encoded, self._anchors[index])[:, [1, 0, 3, 2]] * np.array(size * 2, np.float32)
+        return suppress(corners, sigmoid(score) if self._logits else score, class_id, thresholds)
+
+
+def build(graph: GraphSpec) -> Family:
+    """For a graph that ``recognise`` accepts, or that the user says is one."""
+    return SsdRaw(graph)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from edge_agent.errors import ExitCode
+from edge_agent.libraries import gi_folders
 from tests.conftest import CLIP, CommandLine
+from tests.sources.gst import needs_gstreamer
 
 LIBGL = "libGL.so.1: cannot open shared object file: No such file or directory"
 SYSTEM = "apt install libgl1 libglib2.0-0 (or pip install opencv-python-headless)"
@@ -68,3 +72,70 @@ def test_a_video_without_its_libraries_is_the_same_line_at_every_try_and_closing
     done = subprocess.run([sys.executable, "-c", LIBRARY_USER], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == [f"the library {name} cannot be loaded: {text}; {mend}"] * 2
+
+
+GI_USER = """
+import sys
+from pathlib import Path
+from edge_agent import libraries
+from edge_agent.errors import ConfigError
+libraries.gi_folders = lambda: [Path(folder) for folder in sys.argv[1:]]
+before = list(sys.path)
+try:
+    print(libraries.gstreamer().version_string())
+except ConfigError as error:
+    print(error)
+assert sys.path == before
+"""
+
+
+def bindings(folder: Path, *libraries: str, text: str = "") -> Path:
+    """A folder of a distribution, with a package gi that was built for some Python."""
+    (folder / "gi").mkdir(parents=True)
+    (folder / "gi" / "__init__.py").write_text(text)
+    for name in libraries:
+        (folder / "gi" / name).write_bytes(b"")
+    return folder
+
+
+def said_about_gi(edge_agent: CommandLine, *folders: Path) -> str:
+    environment = edge_agent.environment()
+    done = subprocess.run(
+        [sys.executable, "-c", GI_USER, *map(str, folders)], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout.strip()
+
+
+not_with_gi = pytest.mark.skipif(
+    importlib.machinery.PathFinder.find_spec("gi") is not None, reason="this environment has GStreamer's bindings itself"
+)
+
+
+@not_with_gi
+def test_missing_bindings_name_their_packages(edge_agent: CommandLine, tmp_path: Path) -> None:
+    said = said_about_gi(edge_agent, tmp_path, tmp_path / "absent")
+    assert said == "GStreamer's Python bindings are missing: apt install python3-gi gir1.2-gst-plugins-base-1.0"
+
+
+@not_with_gi
+def test_bindings_for_another_python_name_that_python(edge_agent: CommandLine, tmp_path: Path) -> None:
+    folder = bindings(tmp_path, "_gi.cpython-37-aarch64-linux-gnu.so")
+    said = said_about_gi(edge_agent, folder)
+    assert "are for Python 3.7, and this is Python 3." in said
+    assert "python3.7 -m venv" in said
+    assert "python3-gi" in said
+
+
+@not_with_gi
+def test_bindings_that_do_not_load_say_so(edge_agent: CommandLine, tmp_path: Path) -> None:
+    own = f"_gi{sysconfig.get_config_var('EXT_SUFFIX')}"
+    folder = bindings(tmp_path, own, text="raise ImportError('libgirepository-1.0.so.1: cannot open shared object file')")
+    said = said_about_gi(edge_agent, folder)
+    assert "libgirepository-1.0.so.1: cannot open shared object file" in said
+    assert "apt install --reinstall python3-gi" in said
+
+
+@needs_gstreamer
+def test_the_distributions_bindings_serve_without_the_rest_of_its_packages(edge_agent: CommandLine) -> None:
+    assert said_about_gi(edge_agent, *gi_folders()).startswith("GStreamer 1.")

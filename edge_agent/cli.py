@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from edge_agent import __version__
+from edge_agent.cli_model import model_group
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
 
 if TYPE_CHECKING:
@@ -218,6 +219,9 @@ def devices(controls: bool, as_json: bool) -> None:
         return
     for line in listing.as_text(found, decoding, controls=controls):
         click.echo(line)
+
+
+main.add_command(model_group)
 
 
 @main.command()

@@ -1,0 +1,104 @@
+"""The commands under ``edge-agent model``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edge_agent.evaluation import Evaluation, ModelOptions
+
+FILE = click.Path(path_type=Path)
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """``640`` or ``640x480``."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Width and height."""
+        found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no size such as 640 or 640x480", param, ctx)
+        return int(found[1]), int(found[2] or found[1])
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a file is to be read where it does not tell itself."""
+    options: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+        click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of one inference."),
+        click.option("--input-size", type=Size(), help="For files that leave it open: 640 or 640x480 (width x height)."),
+        click.option("--family", help="As model.family in agent.toml; needed only when the file is ambiguous."),
+        click.option("--labels", type=FILE, metavar="FILE", help="Class names, one a line. Default: from the file, or a .txt beside it."),
+    )
+    for option in options:
+        command = option(command)
+    return command
+
+
+@click.group("model")
+def model_group() -> None:
+    """Look at model files: what they find (eval), and how to make them faster (quantize)."""
+
+
+@model_group.command("eval")
+@click.argument("file", type=FILE)
+@click.option("--images", required=True, type=FILE, metavar="DIR", help="Folder of the labelled pictures.")
+@click.option("--annotations", required=True, type=FILE, metavar="FILE", help="Their boxes, in COCO's JSON format.")
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def evaluate(file: Path, images: Path, annotations: Path, as_json: bool, **given: Any) -> None:
+    """Measure a detector's average precision (COCO's AP and AP50), for each class, as the agent would run it.
+
+    Confidence from 0.01, NMS at IoU 0.6. Needs pip install "edge-agent[eval]".
+    """
+    from edge_agent import evaluation, logs
+
+    logs.setup("error", "text")  # what the loader would warn of stands in the result
+    with progress_bar("evaluating", hidden=as_json) as progress:
+        result = evaluation.evaluate(file, images, annotations, options_of(given), progress)
+    if as_json:
+        click.echo(json.dumps(result.as_json(), indent=2))
+    else:
+        _show(result)
+
+
+def options_of(given: dict[str, Any]) -> ModelOptions:
+    """The options of ``model_options``."""
+    from edge_agent.evaluation import ModelOptions
+
+    return ModelOptions(**given)
+
+
+def _show(result: Evaluation) -> None:
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"{result.model}: {result.family}, {result.precision}, {result.runtime}")
+    click.echo(f"{result.images} pictures, " + ", ".join(f"{stage} {ms:g} ms" for stage, ms in result.ms.items()))
+    click.echo(f"\n{'class':24s} {'AP':>6s} {'AP50':>6s} {'boxes':>6s}")
+    for one in result.score.classes:
+        if one.ap is not None and one.ap50 is not None:
+            click.echo(f"{one.name:24.24s} {one.ap:6.3f} {one.ap50:6.3f} {one.boxes:6d}")
+    click.echo(f"{'all':24s} {result.score.ap:6.3f} {result.score.ap50:6.3f} {sum(c.boxes for c in result.score.classes):6d}")
+
+
+@contextmanager
+def progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, where that is a terminal. Yields what to call with how many of how many are done."""
+    from click.termui import progressbar  # the package's own name for it is loaded late, and has no type
+
+    stream = click.get_text_stream("stderr")
+    with progressbar(length=1, label=label, file=stream, hidden=hidden or not stream.isatty()) as bar:
+
+        def advance(done: int, of: int) -> None:
+            bar.length = of
+            bar.update(done - bar.pos)
+
+        yield advance

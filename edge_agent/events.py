@@ -58,6 +58,53 @@ class DetectedObject:
 
 
 @dataclass(frozen=True, slots=True)
+class RunLengths:
+    """Pixels of the source frame, as COCO's uncompressed run lengths."""
+
+    size: Annotated[tuple[int, int], Field(description="height, width")]
+    counts: Annotated[list[int], Field(description="column by column: so many pixels outside, so many inside, and so on")]
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """One object's pixels, in one of two forms."""
+
+    polygons: Annotated[
+        list[list[tuple[float, float]]] | None, Field(description="outer contours as x, y in pixels of the source frame")
+    ] = None
+    rle: RunLengths | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RichObject(DetectedObject):
+    """One detection, with what the model's task adds. What it has not is absent, not null."""
+
+    mask: Mask | None = None
+    keypoints: Annotated[
+        list[tuple[float, float, float]] | None, Field(description="x, y in pixels of the source frame, and a score, in the model's own order")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankedClass:
+    """One class of the whole picture."""
+
+    class_id: int
+    label: str
+    confidence: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One class of a semantic segmentation."""
+
+    class_id: int
+    label: str
+    share: Annotated[Fraction, Field(description="of the picture's area")]
+    rle: RunLengths | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """The detector that saw it."""
 
@@ -96,6 +143,18 @@ class DetectionsEvent:
     detections: list[DetectedObject]
     pts_s: Annotated[float | None, Field(description="the container's timestamp, for files")] = None
     schema: Literal["edge_agent.detections/1"] = "edge_agent.detections/1"
+
+
+@dataclass(frozen=True, slots=True)
+class RichDetectionsEvent(DetectionsEvent):
+    """One served frame. Topic: <base>/<device>/camera/<camera>/detections.
+
+    What only some tasks have is optional, and absent, not null, where a model has it not (docs/decisions/0008-tasks.md).
+    """
+
+    detections: list[RichObject]  # type: ignore[assignment]  # each is a DetectedObject; nobody appends to a payload
+    classes: Annotated[list[RankedClass] | None, Field(description="classification and zero-shot: of the whole picture, best first")] = None
+    segments: Annotated[list[Segment] | None, Field(description="semantic segmentation: classes that occur, largest first")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,9 +279,23 @@ _KINDS: Mapping[type[Payload], Kind] = {
 }
 
 
+_RICH: TypeAdapter[RichDetectionsEvent] = TypeAdapter(RichDetectionsEvent)
+_NOT_NULL = frozenset({"mask", "keypoints", "classes", "segments", "rle", "polygons"})
+
+
+def _without_nulls(value: Any) -> Any:
+    """Without those optional fields that tasks do not have."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None or key not in _NOT_NULL}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 def encode(event: Payload) -> Message:
     """The event as it goes over the wire: UTF-8 JSON."""
     kind = type(event)
+    if isinstance(event, RichDetectionsEvent):
+        content = _without_nulls(_RICH.dump_python(event, mode="json", warnings=False))
+        return Message(Kind.DETECTIONS, event.camera, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
     payload = _ADAPTERS[kind].dump_json(event, warnings=False)
     return Message(_KINDS[kind], getattr(event, "camera", None), payload)
 
@@ -231,7 +304,9 @@ def schemas() -> dict[str, dict[str, Any]]:
     """JSON Schema of each payload by name, such as ``detections``."""
     found = {}
     for event, adapter in _ADAPTERS.items():
-        schema = adapter.json_schema(mode="serialization")
+        whole = _RICH if event is DetectionsEvent else adapter  # one schema holds what any task may send
+        schema = whole.json_schema(mode="serialization")
+        schema["title"] = event.__name__
         schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
         schema["$id"] = f"urn:edge_agent:{_KINDS[event].value}:{VERSION}"
         found[_KINDS[event].value] = json.loads(json.dumps(schema))

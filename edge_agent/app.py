@@ -123,7 +123,7 @@ class Agent:
         spool = settings.spool
         publisher = Publisher(sink, spool.max_events, spool.max_bytes, on_change=self._connection_changed, linger_s=linger_s)
         info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
-        context = PipelineContext(self.device, stream, info, publisher.publish, state.reserve, self._clock_synced)
+        context = PipelineContext(self.device, stream, info, publisher.publish, state.reserve, self._clock_synced, settings.model.masks)
         pipeline = Pipeline(context, Scheduler(self.captures, self._wake), loaded.lanes, thresholds)
         health_context = HealthContext(self.device, stream, info, identity.accelerator, settings.health.interval_s)
         self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier)

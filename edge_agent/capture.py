@@ -11,10 +11,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import Literal
 
+from edge_agent.camera_state import CameraState, CaptureStatus
 from edge_agent.config import CameraConfig
 from edge_agent.errors import EndOfStream, SourceBroken, SourceError, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
@@ -25,6 +24,8 @@ from edge_agent.slot import Slot, SlotPolicy
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 from edge_agent.stats import FrameCounts, RateMeter
 
+__all__ = ["CameraState", "Capture", "CaptureStatus"]
+
 log = logging.getLogger(__name__)
 
 FILE_DEPTH = 8
@@ -34,39 +35,6 @@ MOST_LEFT_BEHIND = 3
 """Threads of one camera that hang at the same time, before it waits for one of them to come back."""
 HINT_S = 1.0
 """A source is told to leave out frames for so long at most, so that ``read`` comes back while the model is busy."""
-
-
-class CameraState(str, Enum):
-    """What a camera is doing."""
-
-    CONNECTING = "connecting"
-    ONLINE = "online"
-    STALLED = "stalled"
-    BACKOFF = "backoff"
-    PAUSED = "paused"
-    MUTED = "muted"
-    ENDED = "ended"
-
-
-@dataclass
-class CaptureStatus:
-    """A snapshot of one camera, for status messages and the heartbeat."""
-
-    state: CameraState = CameraState.CONNECTING
-    since_utc: float = field(default_factory=time.time)
-    error: SourceError | None = None
-    """Why it is not online."""
-    last_error: SourceError | None = None
-    """Why it was not online the last time it was not."""
-    reconnects: int = 0
-    """How often it had to be opened again, attempts that failed included."""
-    info: StreamInfo | None = None
-    last_frame_at: float | None = None
-    """Monotonic seconds."""
-    wedged: int = 0
-    """How often a call into the source had to be given up."""
-    isolation: Literal["thread", "process"] = "thread"
-    """Where its source runs now."""
 
 
 class Capture:

@@ -290,6 +290,21 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
+def _never_null(schema: Any) -> Any:
+    """A JSON Schema in which those fields may be absent, but not null."""
+    if isinstance(schema, list):
+        return [_never_null(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: _never_null(value) for key, value in schema.items()}
+    for name in _NOT_NULL & schema.get("properties", {}).keys():
+        field = schema["properties"][name]
+        choices = [choice for choice in field.pop("anyOf", []) if choice != {"type": "null"}]
+        field.pop("default", None)
+        field.update(*choices)
+    return schema
+
+
 def encode(event: Payload) -> Message:
     """The event as it goes over the wire: UTF-8 JSON."""
     kind = type(event)
@@ -305,8 +320,8 @@ def schemas() -> dict[str, dict[str, Any]]:
     found = {}
     for event, adapter in _ADAPTERS.items():
         whole = _RICH if event is DetectionsEvent else adapter  # one schema holds what any task may send
-        schema = whole.json_schema(mode="serialization")
-        schema["title"] = event.__name__
+        text = json.dumps(_never_null(whole.json_schema(mode="serialization")))
+        schema = json.loads(text.replace("RichObject", "DetectedObject").replace("RichDetectionsEvent", "DetectionsEvent"))
         schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
         schema["$id"] = f"urn:edge_agent:{_KINDS[event].value}:{VERSION}"
         found[_KINDS[event].value] = json.loads(json.dumps(schema))

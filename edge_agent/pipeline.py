@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edge_agent.errors import ModelError
-from edge_agent.events import DetectedObject, DetectionsEvent, LatencyParts, Message, ModelInfo, encode, timestamp
+from edge_agent.events import DetectionsEvent, LatencyParts, Message, ModelInfo, encode, timestamp
 from edge_agent.models.base import Model, Prediction, Thresholds
+from edge_agent.payload import MaskForm, enriched, is_plain, objects
 from edge_agent.scheduler import POLL_S, Job, Scheduler
 from edge_agent.stats import RateMeter, Window
 
@@ -47,6 +48,8 @@ class PipelineContext:
     publish: Callable[[Message], None]
     reserve: Callable[[str], range]
     clock_synced: Callable[[], bool]
+    masks: MaskForm = "polygon"
+    """How masks are published."""
 
 
 class Pipeline:
@@ -157,7 +160,7 @@ class Pipeline:
 
     def _event(self, job: Job, prediction: Prediction, seq: int, parts: LatencyParts) -> DetectionsEvent:
         frame, context = job.frame, self._context
-        return DetectionsEvent(
+        event = DetectionsEvent(
             device=context.device,
             camera=frame.camera,
             stream=context.stream,
@@ -172,6 +175,7 @@ class Pipeline:
             detections=objects(prediction, frame.image.width, frame.image.height),
             pts_s=None if frame.pts_s is None else round(frame.pts_s, 4),
         )
+        return event if is_plain(prediction) else enriched(event, prediction, context.masks)
 
 
 def _latency(job: Job, prediction: Prediction, now: float) -> LatencyParts:
@@ -183,22 +187,3 @@ def _latency(job: Job, prediction: Prediction, now: float) -> LatencyParts:
         infer=round(timings.infer, 2),
         postprocess=round(timings.postprocess, 2),
     )
-
-
-def objects(prediction: Prediction, width: int, height: int) -> list[DetectedObject]:
-    """The detections as the contract writes them: pixels to a tenth, fractions and confidence to four places."""
-    found = prediction.detections
-    if len(found) == 0:
-        return []
-    scale = (width, height, width, height)
-    rows = zip(found.class_id.tolist(), found.label, found.confidence.tolist(), found.xyxy.tolist(), strict=True)
-    return [
-        DetectedObject(
-            class_id,
-            label,
-            min(1.0, max(0.0, round(confidence, 4))),
-            (round(box[0], 1), round(box[1], 1), round(box[2], 1), round(box[3], 1)),
-            (round(box[0] / scale[0], 5), round(box[1] / scale[1], 5), round(box[2] / scale[2], 5), round(box[3] / scale[3], 5)),
-        )
-        for class_id, label, confidence, box in rows
-    ]

@@ -1,6 +1,6 @@
 """Classification: one score for each class, [1, classes].
 
-Scores that are no probabilities (below 0, or that do not add up to 1) go through a softmax. Input: bytes as they are; floats as
+Scores that are no probabilities (below 0, or above 1) go through a softmax. Input: bytes as they are; floats as
 TensorFlow's models want them (-1 to 1) in TFLite files, as torchvision's do (ImageNet's mean and deviation) in ONNX files, and
 0 to 1 for Ultralytics'; the file's own metadata come before all of these.
 """

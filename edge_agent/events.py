@@ -81,7 +81,8 @@ class RichObject(DetectedObject):
 
     mask: Mask | None = None
     keypoints: Annotated[
-        list[tuple[float, float, float]] | None, Field(description="x, y in pixels of the source frame, and a score, in the model's own order")
+        list[tuple[float, float, float]] | None,
+        Field(description="x, y in pixels of the source frame, and a score; in the model's own order"),
     ] = None
 
 

@@ -33,6 +33,8 @@ FILE_DEPTH = 8
 CAMERA_BACKOFF = BackoffPolicy(first_s=0.5, cap_s=30.0, stable_s=10.0)
 MOST_LEFT_BEHIND = 3
 """Threads of one camera that hang at the same time, before it waits for one of them to come back."""
+UNEVEN = 1.25
+"""Intervals before a frame is taken, in which one surely comes: they are not all equally long."""
 HINT_S = 1.0
 """A source is told to leave out frames for so long at most, so that ``read`` comes back while the model is busy."""
 
@@ -115,9 +117,12 @@ class Capture:
         return self.slot.take(now)
 
     def expect(self, at: float, now: float | None = None) -> None:
-        """The next frame will be taken at ``at``, no sooner: the source may spare itself the ones before."""
+        """The next frame will be taken at ``at``, no sooner: the source may spare itself all but the last one before that.
+
+        Call with the wake lock held.
+        """
         if not self.every:
-            self._wanted_at = max(at, self.slot.due)
+            self._wanted_at = max(at, self.slot.due) - UNEVEN * self._rhythm.usual_s
             self._hint(time.monotonic() if now is None else now)
 
     def served(self) -> None:

@@ -39,6 +39,11 @@ class Rhythm:
         self._limit_s = max(self._policy.floor_s, self._policy.times * max(self._intervals))
 
     @property
+    def usual_s(self) -> float:
+        """The median of the last intervals; 0 before there is one."""
+        return sorted(self._intervals)[len(self._intervals) // 2] if self._intervals else 0.0
+
+    @property
     def limit_s(self) -> float:
         """A silence longer than this is a stall."""
         return self._limit_s

@@ -102,7 +102,7 @@ def wiring(codec: str, candidate: Candidate, sizes: Sizes, has: HasProperty, sin
     """
     name = candidate.name
     if not name:  # JPEG as it came
-        return sink
+        return sink if sizes.source else f"jpegparse ! {sink}"  # whose headers tell the size
     parser = _PARSERS.get(codec)
     parts = [parser] if parser else []
     caps = _size_caps(sizes.scaled)

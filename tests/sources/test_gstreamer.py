@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import pickle
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from edge_agent.errors import ConfigError, EndOfStream, SourceBroken, SourceError, SourceErrorCode, SourceUnavailable
 from edge_agent.libraries import gstreamer as gst_library
+from edge_agent.plugins import PluginKinds
 from edge_agent.sources import _gst_decoders, _gst_pipeline, gstreamer
 from edge_agent.sources._gst import GstSource, Launch
 from edge_agent.sources._gst_choice import DecoderChoice
@@ -326,6 +330,59 @@ def test_silence_is_a_timeout() -> None:
     source._pipeline.element.get_by_name("v").set_property("drop", True)
     assert lost(source).code is SourceErrorCode.TIMEOUT
     source.close()
+
+
+class Camera(http.server.BaseHTTPRequestHandler):
+    """An HTTP camera that sends JPEG pictures, and one that wants a password."""
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        pass
+
+    def do_GET(self) -> None:
+        if self.path != "/cam":
+            self.send_error(401 if self.path == "/auth.mp4" else 404)
+            return
+        picture = cv2.imencode(".jpg", np.full((120, 160, 3), RED_BGR, np.uint8))[1].tobytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(30):
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+                self.wfile.write(head.encode() + picture + b"\r\n")
+
+
+@pytest.fixture
+def http_camera() -> Iterator[str]:
+    if gst_library().ElementFactory.find("souphttpsrc") is None:
+        pytest.skip("needs souphttpsrc (Debian packages gstreamer1.0-plugins-good and libsoup-3.0-0)")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join(5)
+
+
+def test_an_http_camera_sends_jpeg_that_is_left_as_it_came(http_camera: str) -> None:
+    source = source_of(f"{http_camera}/cam")
+    info = source.open()
+    image = source.read().image
+    assert lost(source).code is SourceErrorCode.ENDED
+    source.close()
+    assert source.live
+    assert (info.width, info.height, info.decoder) == (160, 120, "jpeg (libjpeg-turbo, software)")
+    assert np.abs(image.bgr()[60, 80].astype(int) - RED_BGR).max() <= 6
+
+
+@pytest.mark.parametrize(("path", "code"), [("auth.mp4", SourceErrorCode.AUTH_FAILED), ("none.mp4", SourceErrorCode.NOT_FOUND)])
+def test_what_an_http_server_refuses_is_typed(http_camera: str, path: str, code: SourceErrorCode) -> None:
+    assert refused(source_of(f"{http_camera}/{path}")).code is code
+
+
+@pytest.mark.parametrize("source", [f"{LIVE} ! appsink", "gstreamer"])
+def test_the_kind_is_inferred(source: str) -> None:
+    assert PluginKinds().source_kind(source) == "gstreamer"
 
 
 def test_closing_twice_or_before_opening_is_no_trouble() -> None:

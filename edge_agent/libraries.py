@@ -78,8 +78,8 @@ def _gstreamer() -> ModuleType:
         except ValueError:
             raise ConfigError(f"GStreamer's description {name}-1.0 is missing: apt install {package}") from None
     gst, _ = (importlib.import_module(f"gi.repository.{name}") for name in _TYPELIBS)
-    started, _ = gst.init_check(None)
-    if not started:
+    started = gst.init_check(None)  # Debian's python3-gst-1.0, where it is installed, changes what that gives
+    if not (started[0] if isinstance(started, tuple) else started):
         raise ConfigError("GStreamer does not start; see what gst-inspect-1.0 says")
     return gst
 
@@ -87,7 +87,10 @@ def _gstreamer() -> ModuleType:
 def _gi(folders: Sequence[Path]) -> ModuleType:
     """The package ``gi``, of this environment or of the distribution. Raises ConfigError."""
     with contextlib.suppress(ImportError):
-        return importlib.import_module("gi")
+        gi = importlib.import_module("gi")
+        if hasattr(gi, "require_version"):  # else a folder that happens to be called so
+            return gi
+        del sys.modules["gi"]
     extension = f"_gi{sysconfig.get_config_var('EXT_SUFFIX')}"
     found = [folder / "gi" for folder in folders if (folder / "gi" / "__init__.py").is_file()]
     for folder in found:

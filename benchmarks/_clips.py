@@ -11,13 +11,17 @@ from edge_agent.demo import clip_path
 BUILTIN_FPS = 15
 
 
-def encoded(target: Path, size: tuple[int, int], fps: int) -> Path:
-    """The built-in clip as H.264 of another size and rate; as many frames, one GOP in two seconds."""
+def encoded(target: Path, size: tuple[int, int], fps: int, gop: int | None = None) -> Path:
+    """The built-in clip as H.264 of another size and rate; as many frames.
+
+    ``gop``: as a camera sends it, a key frame every so many frames and no B-frames; else as files are made.
+    """
     with av.open(clip_path()) as source, av.open(str(target), "w") as sink:
-        stream = sink.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "23"})
+        options = {"preset": "veryfast", "crf": "23", "bf": "0", "sc_threshold": "0"} if gop else {"preset": "veryfast", "crf": "23"}
+        stream = sink.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.gop_size = 2 * fps
+        stream.codec_context.gop_size = gop or 2 * fps
         for count, frame in enumerate(source.decode(video=0)):
             scaled = frame.reformat(*size, "yuv420p")
             scaled.pts, scaled.time_base = count, 1 / stream.codec_context.framerate

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from edge_agent.capture import HINT_S, CameraState, Capture
 from edge_agent.config import CameraConfig
-from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
+from edge_agent.errors import ConfigError, EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
 from edge_agent.image import BgrImage
+from edge_agent.reader import MAX_UNREADABLE
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 from tests.conftest import make_config, wait_until
@@ -382,6 +383,35 @@ def test_a_defect_in_a_source_does_not_cost_its_camera(defect: Exception, while_
     assert "failed unexpectedly" in caplog.text
 
 
+def test_a_camera_that_sends_only_damage_is_opened_again_and_is_no_hot_loop() -> None:
+    source = ScriptedSource([*[FrameUnreadable("damaged") for _ in range(MAX_UNREADABLE)], frame()])
+    rig = Rig(source, policy=NEVER)
+    with running(rig):
+        rig.wait_for(CameraState.BACKOFF)
+        error = rig.capture.status.error
+        assert error is not None
+        assert error.code is SourceErrorCode.INVALID_DATA
+        assert f"{MAX_UNREADABLE} damaged pictures in a row; the last: damaged" in str(error)
+    assert dict(rig.capture.snapshot().dropped) == {"unreadable": MAX_UNREADABLE}
+
+
+def test_a_library_that_is_missing_is_told_in_a_line_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    source = ScriptedSource([frame()], openings=[ConfigError("the library gi cannot be loaded")], gated=True)
+    with running(Rig(source)) as rig:
+        source.allow(1)
+        assert rig.state() is CameraState.ONLINE
+        assert "the library gi cannot be loaded" in str(rig.capture.status.last_error)
+    assert "Traceback" not in caplog.text
+
+
+def test_a_time_in_the_future_is_not_believed() -> None:
+    source = ScriptedSource([lambda: Reading(BgrImage(PIXELS), time.monotonic() + 100)], gated=True)
+    with running(Rig(source)) as rig:
+        source.allow(1)
+        got = wait_until(rig.take)
+        assert got.captured_at <= time.monotonic()
+
+
 # -- stalls -------------------------------------------------------------------------------------------------------------
 
 
@@ -430,6 +460,17 @@ def test_while_nothing_is_wanted_a_source_that_leaves_frames_out_is_not_stalled(
         assert source.wanted_at[-1] > now, "told again, while the model is still busy"
         rig.capture.check(time.monotonic() + HINT_S + 2)
         assert rig.state() is CameraState.STALLED
+
+
+def test_the_last_frame_before_the_next_one_is_taken_is_wanted() -> None:
+    source = ScriptedSource([frame()] * 4, gated=True)
+    with running(Rig(source)) as rig:
+        source.allow(3)
+        usual = rig.capture._rhythm.usual_s
+        now = time.monotonic()
+        rig.capture.expect(now + 0.5, now)
+        assert usual > 0
+        assert source.wanted_at[-1] == pytest.approx(now + 0.5 - 1.25 * usual)
 
 
 # -- frames that were left out ------------------------------------------------------------------------------------------

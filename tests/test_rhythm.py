@@ -76,3 +76,11 @@ def test_a_camera_that_has_become_slower_is_believed_after_a_few_frames(before_s
         rhythm.note(after_s)
     assert stalls <= 8
     assert rhythm.limit_s > after_s
+
+
+def test_the_usual_interval_is_the_median() -> None:
+    rhythm = Rhythm()
+    assert rhythm.usual_s == 0.0
+    for interval in (0.03, 0.03, 0.9, 0.04, 0.03):
+        rhythm.note(interval)
+    assert rhythm.usual_s == 0.03

@@ -106,7 +106,7 @@ class Stream:
         self._node.call(_QBUF, buffer)
 
     def next(self, timeout_s: float, unwanted_before: float) -> Buffer | None:
-        """The next picture; None for one that arrived before ``unwanted_before`` (monotonic), which was not copied.
+        """The next picture; None for one that came before ``unwanted_before`` (monotonic), which was not copied.
 
         Raises Silent and Lost.
         """
@@ -117,7 +117,7 @@ class Stream:
         stamp = seconds + micros / 1e6
         arrived = stamp if flags & _FLAG_CLOCK == _FLAG_MONOTONIC and 0 <= now - stamp < _BELIEVABLE_S else now
         try:
-            if arrived < unwanted_before:
+            if now < unwanted_before:  # by our clock: there are cameras whose timestamps lag
                 return None
             if self._type == CAPTURE:
                 parts = [(0, used)]

@@ -163,7 +163,9 @@ class V4l2Source(Source):
 
 
 def build(context: SourceContext, config: Config) -> Source:
-    """A source for one webcam: a number, a node or a stable link."""
+    """A source for one webcam: a number, a node or a stable link. Raises ValueError for what can be no path."""
     source = context.source
+    if "\0" in str(source):
+        raise ValueError("a path holds no NUL")
     path = f"/dev/video{source}" if isinstance(source, int) or source.isdigit() else str(source)
     return V4l2Source(path, config)

@@ -45,6 +45,11 @@ def test_every_format_that_is_read_can_be_asked_for() -> None:
         assert v4l2.Config.model_validate({"format": name}).format == name
 
 
+def test_a_path_that_can_be_none() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        v4l2.build(context("/dev/video\0"), v4l2.Config())
+
+
 def refused(path: str | Path) -> SourceError:
     source = v4l2.build(context(path), v4l2.Config())
     with pytest.raises(SourceUnavailable) as caught:

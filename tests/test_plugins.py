@@ -49,7 +49,9 @@ def test_a_plugins_keys_have_defaults_and_words_and_hide_no_common_key(axis: str
 
 @pytest.mark.parametrize("kind", ["base", "_ffmpeg", "os", "..config", "", "V4L2"])
 def test_an_unknown_kind_names_those_that_exist(kind: str) -> None:
-    with pytest.raises(ConfigError, match=r"is not a kind of source; there are: file, images, rtsp, synthetic, v4l2"):
+    with pytest.raises(
+        ConfigError, match=r"is not a kind of source; there are: callable, csi, file, gstreamer, http, images, rtsp, synthetic, v4l2"
+    ):
         plugins.load("sources", kind)
 
 

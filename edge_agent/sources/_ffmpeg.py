@@ -18,7 +18,7 @@ from edge_agent.image import JpegImage
 from edge_agent.libraries import ensure_libraries
 from edge_agent.sources._decoders import Decode, candidates
 from edge_agent.sources._ffmpeg_decoder import Decoder, Packets
-from edge_agent.sources._ffmpeg_errors import error_code, network_fault
+from edge_agent.sources._ffmpeg_errors import error_code, network_fault, refuse_unverified
 from edge_agent.sources._ffmpeg_images import image_of
 from edge_agent.sources._ffmpeg_times import Arrivals, Timestamps
 from edge_agent.sources._jpeg import JPEG_DECODER, jpeg_size
@@ -93,6 +93,7 @@ class FfmpegSource(Source):
         # closing, which holds it, waits for them.
         av.logging.set_level(None)
         target, asked = self._target, time.monotonic()
+        refuse_unverified(target.url, target.tls)
         try:
             self._container = av.open(
                 target.url, options=dict(target.options), format=target.format, timeout=(target.open_timeout_s, target.read_timeout_s)

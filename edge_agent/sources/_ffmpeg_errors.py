@@ -6,7 +6,8 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-from edge_agent.errors import SourceErrorCode
+from edge_agent.config_file import redact
+from edge_agent.errors import SourceErrorCode, SourceUnavailable
 from edge_agent.sources._network import connection_code, reason_of
 
 Fault = tuple[SourceErrorCode, str]
@@ -14,6 +15,8 @@ Fault = tuple[SourceErrorCode, str]
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _TLS = {"rtsps", "https"}
 _DIAGNOSIS_S = 1.0
+_VERIFIES_RTSPS = 62
+"""Major version of libavformat (FFmpeg 8, PyAV 16) from which RTSP hands the options of TLS on; tried with 61.7, 62.3 and 62.12."""
 
 
 def error_code(error: Exception) -> SourceErrorCode:
@@ -32,6 +35,20 @@ def error_code(error: Exception) -> SourceErrorCode:
         if isinstance(error, kinds):
             return code
     return connection_code(error)
+
+
+def refuse_unverified(url: str, context: ssl.SSLContext | None) -> None:
+    """Raises SourceUnavailable where FFmpeg would trust any certificate although it must not."""
+    import av
+
+    if not url.startswith("rtsps:") or context is None or context.verify_mode is ssl.CERT_NONE:
+        return
+    if av.library_versions["libavformat"][0] < _VERIFIES_RTSPS:
+        raise SourceUnavailable(
+            f"{redact(url)} cannot be opened: PyAV {av.__version__} verifies no certificate of rtsps; install PyAV 16 or later "
+            "(pip install 'av>=16'), or set tls_verify = false",
+            SourceErrorCode.TLS,
+        )
 
 
 def network_fault(url: str, context: ssl.SSLContext | None = None) -> Fault | None:

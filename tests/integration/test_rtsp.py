@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from edge_agent.capture import CameraState, Capture
@@ -28,6 +29,7 @@ from tests.sources.media import context, self_signed
 
 SIZE, LARGE = (320, 180), (640, 360)
 SUFFIXES = {"jpeg": "mjpeg"}
+VERIFIES = av.library_versions["libavformat"][0] >= 62
 SOON = BackoffPolicy(first_s=0.1, least_s=0.05, cap_s=0.2, stable_s=1000.0)
 ENCODERS = {
     "h264": ("-c:v", "libx264", "-preset", "veryfast", "-x264-params", "aud=1:keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0"),
@@ -286,6 +288,8 @@ def test_a_wrong_password_is_told_without_it(
 
 @pytest.mark.parametrize("keys", [{"ca_file": True}, {"tls_verify": False}], ids=["trusted", "not verified"])
 def test_tls(serve: Serve, certificate: Path, keys: dict[str, Any]) -> None:
+    if "ca_file" in keys and not VERIFIES:
+        pytest.skip("this PyAV verifies no certificate of rtsps")
     server = serve("--certificate", str(certificate))
     with opened(source_of(server.url, **{key: str(certificate) if key == "ca_file" else value for key, value in keys.items()})) as source:
         source.read()
@@ -294,7 +298,7 @@ def test_tls(serve: Serve, certificate: Path, keys: dict[str, Any]) -> None:
 def test_tls_with_a_certificate_that_is_not_trusted(serve: Serve, certificate: Path) -> None:
     error = refused(source_of(serve("--certificate", str(certificate)).url))
     assert error.code is SourceErrorCode.TLS
-    assert "not trusted" in str(error)
+    assert "not trusted" in str(error) or not VERIFIES
 
 
 def test_tls_where_there_is_none(serve: Serve) -> None:

@@ -91,24 +91,35 @@ has "ok .*camera mjpg: 640x480, jpeg" "$work/check" "v4l2loopback gives MJPG"
 has "failed.*camera typo.*did you mean brightness\?" "$work/check" "a control that is none: the one that was meant"
 has "failed.*camera size.*does not offer 641x360; the nearest is 640x360" "$work/check" "a size that is none: the nearest"
 has "failed.*camera meta.*metadata; the camera is $zero" "$work/check" "a metadata node: the camera's node"
-try() { # try WHAT PATTERN SOURCE [KEYS]: a camera of its own, probed
-  { head other; camera only "$3" "${4-}"; } >"$work/only.toml"
-  "$agent" check --probe -c "$work/only.toml" >"$work/only" 2>&1
-  has "$2" "$work/only" "$1"
-}
-try "a control out of its range" 'brightness = 300 is not possible: it takes 0 to 255' $two 'controls = { brightness = 300 }'
-try "a control that another rules" 'gain has no effect while another control rules it; set that too: gain_automatic' $two 'controls = { gain = 3 }'
-try "a menu's names" 'it takes "75% Colorbar", "100% Colorbar"' $two 'controls = { test_pattern = "plaid" }'
-try "a rate that is none" 'does not offer 640x360 at 500/s; the nearest is .* 640x360 at 40/s' $two $'width = 640\nheight = 360\nfps = 500'
-try "a format that is not offered" 'does not offer format MJPG; it offers' $two 'format = "MJPG"'
-try "the cheapest format by itself" 'ok .*camera only: 640x360, none \(NV12\)' $two $'width = 640\nheight = 360'
-try "a directory" '/dev/v4l is a directory' /dev/v4l
-try "an unknown device" 'failed.*camera only.*does not exist; is the camera plugged in\?' /dev/video77
+# One by one in one process: each is opened and closed before the next.
 v4l2-ctl -d $two -c inject_vidioc_reqbufs_error=1
-try "an error when buffers are asked for" 'failed.*camera only.*does not start' $two
-v4l2-ctl -d $two -c inject_vidioc_streamon_error=1
-try "an error when streaming starts" 'failed.*camera only.*does not start' $two
-try "and then it works" 'ok .*camera only' $two
+v4l2-ctl -d $three -c inject_vidioc_streamon_error=1
+{ head other
+  camera reqbufs $two
+  camera streamon $three
+  camera recovered $two
+  camera range $two 'controls = { brightness = 300 }'
+  camera ruled $two 'controls = { gain = 3 }'
+  camera menu $two 'controls = { test_pattern = "plaid" }'
+  camera rate $two $'width = 640\nheight = 360\nfps = 500'
+  camera format $two 'format = "MJPG"'
+  camera cheapest $two $'width = 640\nheight = 360'
+  camera folder /dev/v4l
+  camera unknown /dev/video77
+} >"$work/other.toml"
+"$agent" check --probe -c "$work/other.toml" >"$work/other" 2>&1; grep -E 'camera' "$work/other" | cut -c1-260
+try() { has "$2" "$work/other" "$1"; }
+try "an error when buffers are asked for" 'failed.*camera reqbufs: .*does not start'
+try "an error when streaming starts" 'failed.*camera streamon: .*does not start'
+try "and then it works" 'ok .*camera recovered: '
+try "a control out of its range" 'camera range: .*brightness = 300 is not possible: it takes 0 to 255'
+try "a control that another rules" 'camera ruled: .*gain has no effect while another control rules it; set that too: gain_automatic'
+try "a menu's names" 'camera menu: .*it takes "75% Colorbar", "100% Colorbar"'
+try "a rate that is none" 'camera rate: .*does not offer 640x360 at 500/s; the nearest is .* 640x360 at 40/s'
+try "a format that is not offered" 'camera format: .*does not offer format MJPG; it offers'
+try "the cheapest format by itself" 'ok .*camera cheapest: 640x360, none \(NV12\)'
+try "a directory" 'camera folder: /dev/v4l is a directory'
+try "an unknown device" 'camera unknown: .*does not exist; is the camera plugged in\?'
 { head nobody; camera only $two; } >"$work/nobody.toml"; chmod 644 "$work/nobody.toml"; sed -i 's,^state_dir.*,state_dir = "/tmp/lab-nobody",' "$work/nobody.toml"
 runuser -u nobody -- "$agent" check --probe -c "$work/nobody.toml" >"$work/only" 2>&1
 has "failed.*camera only.*belongs to the group 'video'" "$work/only" "no permission: the group that owns the node"

@@ -238,13 +238,15 @@ def _probe_model(config: AgentConfig) -> str:
 
 
 def _probe_camera(config: AgentConfig, camera: CameraConfig) -> str:
-    source = build_source(config, camera)
+    # As after a wedge: in a process that can be ended, so that a camera that hangs does not keep the check.
+    source = camera_source(config, camera, after_wedge=True)
     started = time.monotonic()
     try:
         info = source.open()
         reading = source.read()
     finally:
         source.close()
+        source.dispose()
     took = (time.monotonic() - started) * 1e3
     return f"{reading.image.width}x{reading.image.height}, {info.decoder}, first frame after {took:.0f} ms"
 

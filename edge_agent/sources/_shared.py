@@ -80,6 +80,8 @@ class Sender:
     def __init__(self) -> None:
         self._buffers: list[mmap.mmap] = []
         self._free: set[int] = set()
+        self._known: set[type[Image]] = set()
+        """Kinds of picture that arrive as they are."""
 
     def freed(self, buffers: Sequence[int]) -> None:
         """The receiver does not look at these any more."""
@@ -89,7 +91,10 @@ class Sender:
         """Copy the picture's arrays into a buffer. What its decoder alone can convert is converted here."""
         try:
             pickled, arrays = _taken(image)
-        except (TypeError, pickle.PicklingError, AttributeError):
+            if type(image) not in self._known:
+                _Giver(io.BytesIO(pickled), arrays).load()  # what the receiver would refuse
+                self._known.add(type(image))
+        except (TypeError, AttributeError, pickle.PickleError):
             pickled, arrays = _taken(BgrImage(image.bgr()))
         offsets, size = [], 0
         for array in arrays:

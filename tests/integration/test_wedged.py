@@ -71,3 +71,13 @@ def test_a_camera_that_hangs_is_told_and_comes_back_without_a_restart(
             wait_until(lambda: not Path(f"/proc/{children[0]}").exists())
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.sendto(b"end", path)
+
+
+def test_a_camera_that_hangs_does_not_keep_a_check(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    (edge_agent.folder / "hanging_camera.py").write_text(MODULE)
+    bad = {"source": "hanging_camera:frames", "folder": str(edge_agent.folder), "timeout_s": 0.5}
+    config = write_config(edge_agent.folder, mosquitto.port, bad, {"source": "synthetic"})
+    result = edge_agent.run("check", "--probe", "-c", config)
+    assert result.returncode == 69
+    assert "open of the source has not returned" in result.stdout + result.stderr
+    assert "first frame after" in result.stdout, "the others are tried all the same"

@@ -54,8 +54,8 @@ class Launch:
     """Width and height of the camera's pictures, where the pipeline itself makes them smaller."""
     exclusive: bool = False
     """It holds a device."""
-    refused: Callable[[], str] = lambda: ""
-    """Asked where formats do not fit: what the device offers instead."""
+    explain: Callable[[Fault], SourceUnavailable | None] = lambda _: None
+    """Asked what a fault in opening means: devices can be asked more than GStreamer tells. None: nothing better is known."""
 
 
 class GstSource(Source):
@@ -90,7 +90,8 @@ class GstSource(Source):
         while (fault := self._start(gst, deadline)) is not None:
             self.close()
             if time.monotonic() > deadline or not self._choice.gives_up(fault):
-                raise self._error("cannot be opened", self._choice.blamed(fault))
+                fault = self._choice.blamed(fault)
+                raise self._launch.explain(fault) or self._error("cannot be opened", fault)
         try:
             info = self._describe(gst)
             self._skip()
@@ -247,15 +248,10 @@ class GstSource(Source):
         if self._launch.url and code in _NETWORK:
             code, reason = network_fault(self._launch.url) or (code, reason)
         if code is SourceErrorCode.CODEC_UNSUPPORTED and "not-negotiated" in reason:
-            code, reason = self._no_format(reason)
+            mend = 'put "videoconvert" (on a Jetson "nvvidconv ! video/x-raw,format=BGRx") before the appsink'
+            reason += f'; the formats on both sides of some "!" do not fit: {mend}'
         broken = not self.live and code in {SourceErrorCode.INVALID_DATA, SourceErrorCode.CODEC_UNSUPPORTED}
         return (SourceBroken if broken else SourceUnavailable)(f"{self._launch.shown} {what}: {reason}", code)
-
-    def _no_format(self, reason: str) -> tuple[SourceErrorCode, str]:
-        if offered := self._launch.refused():
-            return SourceErrorCode.UNSUPPORTED, offered
-        mend = 'put "videoconvert" (on a Jetson "nvvidconv ! video/x-raw,format=BGRx") before the appsink'
-        return SourceErrorCode.CODEC_UNSUPPORTED, f'{reason}; the formats on both sides of some "!" do not fit: {mend}'
 
     def close(self) -> None:
         pipeline, self._pipeline, self._pending, self._wired_pad = self._pipeline, None, None, None

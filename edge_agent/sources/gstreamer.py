@@ -7,6 +7,7 @@ with less.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ from pydantic import Field
 
 from edge_agent.config import Count, Rate
 from edge_agent.config_file import redact
-from edge_agent.errors import ConfigError, SourceUnavailable
+from edge_agent.errors import ConfigError, SourceErrorCode, SourceUnavailable
 from edge_agent.libraries import gstreamer
 from edge_agent.sources import _v4l2_modes as modes
 from edge_agent.sources._gst import GstSource, Launch
 from edge_agent.sources._gst_decoders import appsink
+from edge_agent.sources._gst_errors import Fault
 from edge_agent.sources._gst_pipeline import SINK, STREAMS, find_sink, parse
-from edge_agent.sources._v4l2_devices import open_camera
+from edge_agent.sources._v4l2_devices import open_camera, refusal
 from edge_agent.sources.base import DecodeConfig, NetworkConfig, Pixels, Source, SourceContext
 
 _FILES = re.compile(r"\b(filesrc|multifilesrc|splitfilesrc|giosrc)\b|\bfile://")
@@ -74,7 +76,7 @@ class _Origin:
     settings: dict[str, dict[str, object]] = field(default_factory=dict)
     url: str = ""
     exclusive: bool = False
-    refused: Callable[[], str] = lambda: ""
+    explain: Callable[[Fault], SourceUnavailable | None] = lambda _: None
 
 
 def build(context: SourceContext, config: Config) -> Source:
@@ -93,7 +95,7 @@ def build(context: SourceContext, config: Config) -> Source:
         url=origin.url,
         model_size=context.model_size,
         exclusive=origin.exclusive,
-        refused=origin.refused,
+        explain=origin.explain,
     )
     return GstSource(launch, context.camera)
 
@@ -137,24 +139,30 @@ def _device(path: str, config: Config) -> _Origin:
     decoded = config.format == "H264" or (config.format == "MJPG" and config.decode == "hardware")
     end = f"parsebin name={STREAMS}" if decoded else appsink(SINK, live=True)
     text = f'v4l2src name=origin ! capsfilter caps="{caps}" ! {end}'
-    return _Origin(text, path, True, {"origin": {"device": path}}, exclusive=True, refused=partial(_refusal, path, config))
+    return _Origin(text, path, True, {"origin": {"device": path}}, exclusive=True, explain=partial(_explain, path, config))
 
 
-def _refusal(path: str, config: Config) -> str:
-    """What a device says to the size, rate and format asked of it; it is asked only after GStreamer could not agree with it."""
+def _explain(path: str, config: Config, fault: Fault) -> SourceUnavailable | None:
+    """What is the matter with a device that GStreamer could not open: whose it is, what it is, what it offers instead."""
+    if fault.code in {SourceErrorCode.TIMEOUT, SourceErrorCode.WEDGED}:
+        return None
+    if fault.code is SourceErrorCode.BUSY:
+        return refusal(path, OSError(errno.EBUSY, "busy"))
     exact = frozenset(config.model_fields_set & {"width", "height", "fps"})
     wanted = modes.Wanted(config.width or 1280, config.height or 720, config.fps or 30, config.format or "auto", exact)
     try:
         node, capability = open_camera(path)
         try:
-            chosen = modes.choose(modes.offers(node, capability.buffer_type, wanted), wanted)
+            modes.choose(modes.offers(node, capability.buffer_type, wanted), wanted)
         finally:
             node.close()
     except modes.NotOffered as refused:
-        return f"it {refused}"
-    except (OSError, SourceUnavailable) as error:
-        return str(error)
-    return f"GStreamer does not agree with it on a format; it offers {chosen}, which the kind v4l2 reads"
+        return SourceUnavailable(f"{path} ({capability.card}) {refused}", SourceErrorCode.UNSUPPORTED)
+    except SourceUnavailable as error:
+        return error
+    except OSError as error:
+        return refusal(path, error)
+    return None
 
 
 def _fraction(rate: float) -> str:

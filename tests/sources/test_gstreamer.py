@@ -219,8 +219,13 @@ def test_pictures_in_no_format_of_ours_say_what_to_put_in() -> None:
     assert "videoconvert" in str(error)
 
 
-def test_an_absent_device_is_not_found() -> None:
-    assert refused(source_of("/dev/video63")).code is SourceErrorCode.NOT_FOUND
+@pytest.mark.parametrize(
+    ("path", "said"), [("/dev/video63", "does not exist"), ("/dev/null", "no V4L2 device"), ("/dev/shm", "a directory")]
+)
+def test_what_is_no_camera_is_not_found(path: str, said: str) -> None:
+    error = refused(source_of(path))
+    assert error.code is SourceErrorCode.NOT_FOUND
+    assert said in str(error)
 
 
 def test_hardware_that_is_not_there_is_a_reason_and_a_refusal() -> None:

@@ -248,7 +248,8 @@ def _probe_camera(config: AgentConfig, camera: CameraConfig) -> str:
         source.close()
         source.dispose()
     took = (time.monotonic() - started) * 1e3
-    return f"{reading.image.width}x{reading.image.height}, {info.decoder}, first frame after {took:.0f} ms"
+    mode = f", {info.mode}" if info.mode else ""
+    return f"{reading.image.width}x{reading.image.height}, {info.decoder}{mode}, first frame after {took:.0f} ms"
 
 
 def _probe_broker(config: AgentConfig) -> str:

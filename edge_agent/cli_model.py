@@ -102,3 +102,42 @@ def progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[int, int], N
             bar.update(done - bar.pos)
 
         yield advance
+
+
+@model_group.command()
+@click.argument("file", type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, metavar="FILE", help="The .onnx to write.")
+@click.option("--images", required=True, metavar="SOURCE", help="Pictures like those it will see: a folder, a video, a camera. Some 50 do.")
+@click.option("--annotations", type=FILE, metavar="FILE", help="Boxes of the folder's pictures, in COCO's JSON format, to judge by AP.")
+@click.option("--target-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="AP that may be lost (see below).")
+@click.option(
+    "--cpu", type=click.Choice(["arm64", "x86-vnni", "x86"]), help="For which machine. Default: this one, whose speed then counts."
+)
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True, help="Try nothing new after so long."
+)
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+def quantize(file: Path, output: Path, images: str, annotations: Path | None, as_json: bool, **given: Any) -> None:
+    """Make an ONNX detector faster in INT8, keeping in float what it cannot do without.
+
+    Without --annotations the float model's own detections are the measure: the agreement with them may fall by ten times
+    --target-drop. Takes one to ten minutes. Needs pip install "edge-agent[quantize]".
+
+    Exit code 65: the best that was found loses more than --target-drop, or is slower than float on this machine; nothing is
+    written then.
+    """
+    from edge_agent import logs
+    from edge_agent.quantize import run
+
+    logs.setup("error", "text")
+    chosen = {key: given.pop(key) for key in ("target_drop", "cpu", "minutes")}
+    request = run.Request(file, output, images, annotations, options=options_of(given), **chosen)
+    refused = None
+    try:
+        result = run.quantize(request, lambda label: progress_bar(label, hidden=as_json), lambda line: click.echo(line, err=True))
+    except run.Refused as error:
+        refused, result = error, error.result
+    click.echo(json.dumps(result.as_json(), indent=2) if as_json else result.table())
+    if refused is not None:
+        raise refused

@@ -1,0 +1,232 @@
+"""The float model made ready: checked, opset 13, shapes inferred, constants folded, and two exact rewritings that save time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_agent.errors import ConfigError, ModelError
+from edge_agent.quantize import sessions
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+OPSET = 13
+"""The first whose QuantizeLinear knows channels."""
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger", "QLinearMatMul")
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+QUANTIZABLE = WEIGHTED | {
+    "Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul", "Pad", "Relu", "Reshape",
+    "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
+_STOPS = WEIGHTED | {"Clip", "Relu", "LeakyRelu"}
+
+
+class Graph:
+    """A model with what is asked of it again and again. The model is not changed."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.nodes: dict[str, NodeProto] = {node.name: node for node in model.graph.node}
+        self.producer: dict[str, NodeProto] = {output: node for node in model.graph.node for output in node.output}
+        self.consumers: dict[str, list[NodeProto]] = {}
+        for node in model.graph.node:
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(node)
+        self.weights: dict[str, tuple[int, ...]] = {w.name: tuple(w.dims) for w in model.graph.initializer}
+        values = [*model.graph.value_info, *model.graph.output, *model.graph.input]
+        self.shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+        self.floats = {v.name for v in values if v.type.tensor_type.elem_type == 1} - set(self.weights)
+
+    @property
+    def tail(self) -> set[str]:
+        """Names of the nodes between the last convolutions and the outputs.
+
+        They put terms of different size into one tensor (boxes beside scores), for which one scale is not enough, and cost
+        next to nothing in float.
+        """
+        found: set[str] = set()
+        pending = [output.name for output in self.model.graph.output]
+        while pending:
+            node = self.producer.get(pending.pop())
+            if node is not None and node.op_type not in _STOPS and node.name not in found:
+                found.add(node.name)
+                pending += node.input
+        return found
+
+    def intensity(self, node: NodeProto) -> float:
+        """Multiplications for each number that goes in or out: what INT8 can save against what its borders cost."""
+        weight = self.weights.get(node.input[1], ())
+        if len(weight) < 2 or attribute(node, "group", 1) > 1:
+            return 0.0
+        into, out = (int(np.prod(self.shapes.get(name, (0,)))) for name in (node.input[0], node.output[0]))
+        kernel = int(np.prod(weight[1:])) if node.op_type == "Conv" else int(weight[0])
+        return kernel * out / (into + out) if into and out else 0.0
+
+
+def attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """An attribute's value."""
+    import onnx
+
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def check(path: Path) -> None:
+    """Raises ConfigError for a file that cannot be quantized, ModelError for one that is no ONNX."""
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's, of no useful common base
+        raise ModelError(f"{path} cannot be read as ONNX: {_first_line(error)}") from None
+    done = sorted({node.op_type for node in model.graph.node}.intersection(_QUANTIZED))
+    if done:
+        raise ConfigError(f"{path} is quantized already (it has {', '.join(done)}): start from the float32 export")
+    half = [w.name for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT16]
+    if half:
+        raise ConfigError(f"{path} holds float16 weights ({half[0]!r}, ...): start from the float32 export")
+
+
+def fix_shape(model: ModelProto, shape: tuple[int, ...]) -> None:
+    """Fill in the picture's size where the file leaves it open."""
+    for axis, dimension in enumerate(model.graph.input[0].type.tensor_type.shape.dim):
+        if not dimension.dim_value:
+            dimension.dim_value = shape[axis]
+
+
+def prepared(path: Path, model: ModelProto) -> ModelProto:
+    """``model``, of the file ``path``, as a graph that can be quantized; its input has a fixed shape. Raises ModelError."""
+    from onnx import version_converter
+
+    opset = max((entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"}), default=0)
+    if opset < OPSET:
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except Exception as error:
+            raise ModelError(
+                f"{path} has opset {opset}, which cannot be converted to {OPSET} ({_first_line(error)}): export it again"
+            ) from None
+    return with_shapes(named(sessions.optimised(model)))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def named(model: ModelProto) -> ModelProto:
+    """Every node with a name of its own: lists of nodes are lists of names."""
+    taken: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{number}_"
+        taken.add(node.name)
+    return model
+
+
+def with_shapes(model: ModelProto) -> ModelProto:
+    """Shapes inferred anew: those of an optimised file name tensors that are gone."""
+    import onnx
+
+    del model.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def fold_focus(model: ModelProto) -> ModelProto | None:
+    """YOLO's first step (every second pixel into channels, then a convolution) as one convolution of twice the size.
+
+    The same sums, so exact but for rounding; ONNX Runtime is faster on it. None where there is no such step.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = Graph(model)
+    for node in model.graph.node:
+        order, source = _focus(graph, node.input[0]) if node.op_type == "Conv" else ((), "")
+        weight = next((w for w in model.graph.initializer if order and w.name == node.input[1]), None)
+        pads = attribute(node, "pads", [0, 0, 0, 0]) if order else []
+        plain = order and {*attribute(node, "strides", [1, 1]), *attribute(node, "dilations", [1, 1]), attribute(node, "group", 1)} == {1}
+        if weight is None or not plain or len(graph.consumers[node.input[1]]) > 1:
+            continue
+        small = numpy_helper.to_array(weight)
+        channels = small.shape[1] // 4
+        large = np.zeros((small.shape[0], channels, 2 * small.shape[2], 2 * small.shape[3]), np.float32)
+        for position, (down, across, channel) in enumerate(order):
+            large[:, channel, down::2, across::2] = small[:, position]
+        folded = copy.deepcopy(model)
+        next(w for w in folded.graph.initializer if w.name == weight.name).CopyFrom(numpy_helper.from_array(large, weight.name))
+        conv = next(n for n in folded.graph.node if n.name == node.name)
+        conv.input[0] = source
+        del conv.attribute[:]
+        sizes = {"kernel_shape": list(large.shape[2:]), "strides": [2, 2], "pads": [2 * p for p in pads]}
+        conv.attribute.extend(helper.make_attribute(key, value) for key, value in sizes.items())
+        return with_shapes(_without_dead(folded))
+    return None
+
+
+def _focus(graph: Graph, tensor: str) -> tuple[tuple[tuple[int, int, int], ...], str]:
+    """(row, column, channel) of each channel of ``tensor``, and the picture, if it is a SpaceToDepth of 2, perhaps reordered."""
+    from onnx import numpy_helper
+
+    node = graph.producer.get(tensor)
+    indices = None
+    if node is not None and node.op_type == "Gather" and attribute(node, "axis", 0) == 1 and node.input[1] in graph.weights:
+        indices = numpy_helper.to_array(next(w for w in graph.model.graph.initializer if w.name == node.input[1]))
+        node = graph.producer.get(node.input[0])
+    if node is None or node.op_type != "SpaceToDepth" or attribute(node, "blocksize", 0) != 2:
+        return (), ""
+    channels = graph.shapes[node.input[0]][1]
+    order = [(block // 2, block % 2, channel) for block in range(4) for channel in range(channels)]
+    if indices is not None:
+        order = [order[int(i)] for i in indices.reshape(-1)] if indices.size == len(order) else []
+    return tuple(order), node.input[0]
+
+
+def _without_dead(model: ModelProto) -> ModelProto:
+    live, kept = {output.name for output in model.graph.output}, []
+    for node in reversed(model.graph.node):
+        if live.intersection(node.output):
+            kept.append(node)
+            live.update(node.input)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    return model
+
+
+def fuse_silu(model: ModelProto) -> ModelProto | None:
+    """X * sigmoid(x) as ONNX Runtime's one float operator, which it finds by itself only where nothing is quantized around it.
+
+    None where there is none. The operator is com.microsoft.QuickGelu, with alpha 1.
+    """
+    from onnx import helper
+
+    fused = copy.deepcopy(model)
+    graph = Graph(fused)
+    dropped = set()
+    for node in fused.graph.node:
+        if node.op_type != "Mul":
+            continue
+        for plain, other in (tuple(node.input), tuple(node.input)[::-1]):
+            gate = graph.producer.get(other)
+            if gate is not None and gate.op_type == "Sigmoid" and gate.input[0] == plain and len(graph.consumers[other]) == 1:
+                dropped.add(gate.name)
+                node.op_type, node.domain = "QuickGelu", "com.microsoft"
+                del node.input[:]
+                node.input.append(plain)
+                node.attribute.append(helper.make_attribute("alpha", 1.0))
+                break
+    if not dropped:
+        return None
+    _keep(fused, (node for node in fused.graph.node if node.name not in dropped))
+    if all(entry.domain != "com.microsoft" for entry in fused.opset_import):
+        fused.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return fused
+
+
+def _keep(model: ModelProto, nodes: Iterable[NodeProto]) -> None:
+    kept = list(nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)

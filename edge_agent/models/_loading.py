@@ -156,8 +156,8 @@ def family_for(graph: GraphSpec, stated: str | None, label_count: int | None = N
         recognised: Family = plugins.load("models", found[0]).build(graph)
         return recognised
     families: list[Family] = [plugins.load("models", name).build(graph) for name in found]
-    fitting = [family for family in families if label_count is not None and _label_counts(family) & {label_count}]
-    if len(fitting) == 1:
+    fitting = [family for family in families if family.class_count is None or label_count in _label_counts(family)]
+    if len(fitting) == 1 and label_count is not None:
         return fitting[0]
     if found:
         counts = ", ".join(f"{family.name} with {family.class_count} classes" for family in families if family.class_count)

@@ -19,8 +19,8 @@ def scores_of(graph: GraphSpec) -> int | None:
     if len(graph.outputs) != 1 or not 2 <= len(graph.outputs[0].shape) <= 4:
         return None
     shape = graph.outputs[0].shape
-    long = [size for size in shape if size not in {1, -1}]
-    return long[0] if len(long) == 1 and shape[0] in {1, -1} else None
+    long = [size for size in shape if size != 1]
+    return long[0] if len(long) == 1 and -1 not in shape else None
 
 
 def usual_format(graph: GraphSpec, spec: TensorSpec) -> InputFormat:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edge_agent.models._anchors import anchors_of
 from edge_agent.models._boxes import Floats, Ints, cell_counts, final, from_centres, logit, sigmoid, strongest
 from edge_agent.models._preprocess import IMAGENET, InputFormat
 from edge_agent.models.base import Candidates, Family, Thresholds
@@ -52,17 +53,13 @@ def recognise(graph: GraphSpec) -> str | None:
     """Boxes and logits of 50 to 900 queries; or labels, boxes and scores with an input for the size; or Ultralytics' one output."""
     if _three(graph):
         return f"labels, boxes and scores, and the input {SIZES}"
-    if _two(graph) and not _is_anchors(graph):
+    if _two(graph) and anchors_of(graph, graph.outputs[0].shape[1]) is None:
         return f"boxes and logits of {graph.outputs[0].shape[1]} queries"
     if _one(graph) and graph.outputs[0].shape[1] not in cell_counts(graph) and graph.outputs[0].shape[2] not in cell_counts(graph):
         _, rows, columns = graph.outputs[0].shape
         if rows == 300 or columns == 4 + len(graph.labels):
             return f"{rows} queries of a box and {columns - 4} classes"
     return None
-
-
-def _is_anchors(graph: GraphSpec) -> bool:
-    return graph.file is not None and graph.outputs[0].shape[1] in graph.file.anchors
 
 
 class Detr(Family):

@@ -55,7 +55,8 @@ def _roles(graph: GraphSpec) -> _Roles | None:
     outputs = graph.outputs
     if not 2 <= len(outputs) <= 4 or graph.has_operator(_POSTPROCESS):
         return None
-    boxes = [i for i, spec in enumerate(outputs) if len(spec.shape) in {2, 3} and spec.shape[-1] in {4, 5}]
+    rank = max(len(spec.shape) for spec in outputs)
+    boxes = [i for i, spec in enumerate(outputs) if len(spec.shape) == rank in {2, 3} and spec.shape[-1] in {4, 5}]
     if len(boxes) != 1:
         return None
     kinds = {_kind(spec): i for i, spec in enumerate(outputs) if i != boxes[0]}

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.models._preprocess import InputFormat
+from edge_agent.models._preprocess import InputFormat, pixels_as_they_are
 from edge_agent.models.base import Candidates, Family, Thresholds
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig
+OPERATOR = "TFLite_Detection_PostProcess"
 
 
 def _roles(graph: GraphSpec) -> tuple[int, int, int, int] | None:
@@ -33,8 +34,12 @@ def _roles(graph: GraphSpec) -> tuple[int, int, int, int] | None:
 
 
 def recognise(graph: GraphSpec) -> str | None:
-    """Four outputs of the shapes of TFLite_Detection_PostProcess."""
-    return "four outputs: boxes, classes, scores, count" if _roles(graph) else None
+    """Four outputs of the shapes of TFLite_Detection_PostProcess, which are floats; other exports with NMS inside have whole numbers."""
+    if _roles(graph) is None:
+        return None
+    whole = any(output.dtype.kind in "iu" and output.quantization is None for output in graph.outputs)
+    named = any(output.name.startswith("detection_") for output in graph.outputs)
+    return "four outputs: boxes, classes, scores, count" if named or not whole or graph.has_operator(OPERATOR) else None
 
 
 class Ssd(Family):
@@ -49,10 +54,7 @@ class Ssd(Family):
             raise ValueError("not the outputs of TFLite_Detection_PostProcess")
         self._roles = roles
         self._specs = graph.outputs
-        if graph.inputs[0].dtype == np.uint8:  # such graphs take the pixels as they are, whatever scale they declare
-            quantization = graph.inputs[0].quantization
-            scale, zero = (quantization.scale, quantization.zero_point) if quantization else (1.0, 0)
-            self.input_format = InputFormat("RGB", "none", scale=scale, offset=-zero * scale)
+        self.input_format = pixels_as_they_are(graph.inputs[0], Ssd.input_format)
 
     def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
         # Some 25 rows, of which few count. Right after an inference the caches are cold and each of numpy's functions

@@ -13,44 +13,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edge_agent.models._anchors import anchors_of
 from edge_agent.models._boxes import Floats, best_class, logit, sigmoid, suppress
-from edge_agent.models._preprocess import InputFormat, input_layout, pixels_as_they_are
+from edge_agent.models._preprocess import InputFormat, pixels_as_they_are
 from edge_agent.models.base import Candidates, Family, Thresholds
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig
 _CODER = (10.0, 10.0, 5.0, 5.0)
-_LEVELS = 6
-_MIN_SCALE, _MAX_SCALE = 0.2, 0.95
-_RATIOS = (1.0, 2.0, 0.5, 3.0, 1 / 3)
 _LARGEST_EXPONENT = 20.0
-
-
-def standard_anchors(size: tuple[int, int]) -> Floats:
-    """The anchors of ssd_mobilenet for an input of this width and height: centre y, centre x, height, width as fractions."""
-    scales = [_MIN_SCALE + (_MAX_SCALE - _MIN_SCALE) * level / (_LEVELS - 1) for level in range(_LEVELS)] + [1.0]
-    found = []
-    stride = 16
-    for level in range(_LEVELS):
-        shapes = [(scales[level], ratio) for ratio in _RATIOS]
-        shapes.append((float(np.sqrt(scales[level] * scales[level + 1])), 1.0))
-        if level == 0:
-            shapes = [(0.1, 1.0), (scales[0], 2.0), (scales[0], 0.5)]
-        sides = np.array([(scale / np.sqrt(ratio), scale * np.sqrt(ratio)) for scale, ratio in shapes])
-        columns, rows = -(-size[0] // stride), -(-size[1] // stride)
-        y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
-        centres = np.stack((y.ravel(), x.ravel()), axis=1)
-        found.append(np.concatenate((np.repeat(centres, len(sides), axis=0), np.tile(sides, (len(centres), 1))), axis=1))
-        stride *= 2
-    return np.concatenate(found).astype(np.float32)
-
-
-def _as_centres(anchors: Floats) -> Floats:
-    """Anchors as centre y, centre x, height, width, whichever of the two ways they are stored in."""
-    sides = anchors[:, 2:] - anchors[:, :2]
-    if (sides > 0).all():  # bottom and right lie beyond top and left; of centres and sizes some do not
-        return np.concatenate(((anchors[:, :2] + anchors[:, 2:]) / 2, sides), axis=1)
-    return anchors
 
 
 def _decoded(encoded: Floats, anchors: Floats) -> Floats:
@@ -59,13 +30,6 @@ def _decoded(encoded: Floats, anchors: Floats) -> Floats:
     centres = steps[:, :2] * anchors[:, 2:] + anchors[:, :2]
     half = np.exp(np.minimum(steps[:, 2:], np.float32(_LARGEST_EXPONENT))) * anchors[:, 2:] / np.float32(2)
     return np.concatenate((centres - half, centres + half), axis=1).astype(np.float32)
-
-
-def _anchors(graph: GraphSpec, rows: int) -> Floats | None:
-    if graph.file is not None and rows in graph.file.anchors:
-        return _as_centres(graph.file.anchors[rows])
-    anchors = standard_anchors(input_layout(graph.inputs[0])[1])
-    return anchors if len(anchors) == rows else None
 
 
 def _roles(graph: GraphSpec) -> tuple[int, int] | None:
@@ -85,7 +49,7 @@ def recognise(graph: GraphSpec) -> str | None:
     if roles is None:
         return None
     rows = graph.outputs[roles[0]].shape[1]
-    return f"{rows} anchors" if _anchors(graph, rows) is not None else None
+    return f"{rows} anchors" if anchors_of(graph, rows) is not None else None
 
 
 class SsdRaw(Family):
@@ -96,7 +60,7 @@ class SsdRaw(Family):
 
     def __init__(self, graph: GraphSpec) -> None:
         roles = _roles(graph)
-        anchors = None if roles is None else _anchors(graph, graph.outputs[roles[0]].shape[1])
+        anchors = None if roles is None else anchors_of(graph, graph.outputs[roles[0]].shape[1])
         if roles is None or anchors is None:
             raise ValueError("not encodings and scores of as many rows as there are anchors")
         self._roles, self._specs, self._anchors = roles, graph.outputs, anchors

@@ -64,3 +64,78 @@ def with_objectness(rows: Sequence[Sequence[float]], confidence: float, scale: C
 
 def without_objectness(rows: Sequence[Sequence[float]], confidence: float, scale: Callable[[Box], Box]) -> list[Found]:
     return with_objectness([[*row[:4], 1.0, *row[4:]] for row in rows], confidence, scale)
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def nanodet(rows: Sequence[Sequence[float]], classes: int, size: tuple[int, int], confidence: float, *, plus: bool) -> list[Found]:
+    """Each side's distance is the expectation of a softmax over eight bins, in strides; Plus measures from a cell's corner."""
+    found = []
+    strides = (8, 16, 32, 64) if plus else (8, 16, 32)
+    cells = [(x, y, s) for s in strides for y in range(math.ceil(size[1] / s)) for x in range(math.ceil(size[0] / s))]
+    for (x, y, stride), row in zip(cells, rows, strict=True):
+        best = max(range(classes), key=row.__getitem__)
+        if row[best] < confidence:
+            continue
+        sides = []
+        for side in range(4):
+            bins = [math.exp(v) for v in row[classes + 8 * side : classes + 8 * side + 8]]
+            sides.append(stride * sum(i * v for i, v in enumerate(bins)) / sum(bins))
+        cx, cy = (x, y) if plus else (x + 0.5, y + 0.5)
+        cx, cy = cx * stride, cy * stride
+        found.append(Found((cx - sides[0], cy - sides[1], cx + sides[2], cy + sides[3]), row[best], best))
+    return found
+
+
+def ssd_anchors(size: tuple[int, int]) -> list[Box]:
+    """Centre y, centre x, height, width, one by one, from the description in section 2.2 of the paper and ssd_mobilenet's configuration."""
+    scales = [0.2 + 0.15 * level for level in range(6)] + [1.0]
+    found = []
+    for level in range(6):
+        stride = 16 * 2**level
+        columns, rows = math.ceil(size[0] / stride), math.ceil(size[1] / stride)
+        if level == 0:
+            shapes = [(0.1, 1.0), (0.2, 2.0), (0.2, 0.5)]
+        else:
+            shapes = [(scales[level], ratio) for ratio in (1.0, 2.0, 1 / 2, 3.0, 1 / 3)] + [
+                (math.sqrt(scales[level] * scales[level + 1]), 1.0)
+            ]
+        for y in range(rows):
+            for x in range(columns):
+                found += [((y + 0.5) / rows, (x + 0.5) / columns, s / math.sqrt(r), s * math.sqrt(r)) for s, r in shapes]
+    return found
+
+
+def ssd(
+    encodings: Sequence[Sequence[float]],
+    scores: Sequence[Sequence[float]],
+    anchors: Sequence[Box],
+    size: tuple[int, int],
+    confidence: float,
+) -> list[Found]:
+    """``scores`` are probabilities, class 0 being nothing."""
+    found = []
+    for (ty, tx, th, tw), row, (ay, ax, ah, aw) in zip(encodings, scores, anchors, strict=True):
+        best = max(range(1, len(row)), key=row.__getitem__)
+        if row[best] >= confidence:
+            cy, cx = ty / 10 * ah + ay, tx / 10 * aw + ax
+            box = corners(cx * size[0], cy * size[1], math.exp(tw / 5) * aw * size[0], math.exp(th / 5) * ah * size[1])
+            found.append(Found(box, row[best], best - 1))
+    return found
+
+
+def fastestdet(grid: Sequence[Sequence[Sequence[float]]], size: tuple[int, int], confidence: float) -> list[Found]:
+    """``grid``: [channel][row][column]."""
+    found = []
+    rows, columns = len(grid[0]), len(grid[0][0])
+    for y in range(rows):
+        for x in range(columns):
+            cell = [channel[y][x] for channel in grid]
+            best = max(range(5, len(cell)), key=cell.__getitem__)
+            score = cell[0] ** 0.6 * cell[best] ** 0.4
+            if score >= confidence:
+                cx, cy = (x + math.tanh(cell[1])) / columns * size[0], (y + math.tanh(cell[2])) / rows * size[1]
+                found.append(Found(corners(cx, cy, sigmoid(cell[3]) * size[0], sigmoid(cell[4]) * size[1]), score, best - 5))
+    return found

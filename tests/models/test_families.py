@@ -15,11 +15,9 @@ from edge_agent.models import _loading
 from edge_agent.models.base import Candidates, Thresholds
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Quantization, TensorSpec
 from tests.models import reference
+from tests.models.graphs import LOOK_ALIKE, ONE_OF_EACH, ROWS, SIZE, described
 from tests.models.reference import Found
 
-SIZE = (64, 96)
-CELLS = {8: 8 * 12, 16: 4 * 6, 32: 2 * 3}
-ROWS = sum(CELLS.values())
 THRESHOLDS = Thresholds(0.3, 0.45, 100)
 
 
@@ -148,39 +146,28 @@ def test_no_more_than_the_limit_and_the_strongest_of_them() -> None:
 
 
 def test_an_unknown_head_names_the_families_and_the_line_that_decides() -> None:
-    with pytest.raises(ConfigError, match=r"no model family has outputs \[1, 17\].*yolox.*family = "):
-        _loading.family_for(graph((1, 17)), None)
+    with pytest.raises(ConfigError, match=r"no model family has outputs \[1, 17, 3, 2\].*yolox.*family = "):
+        _loading.family_for(graph((1, 17, 3, 2)), None)
 
 
 def test_an_ambiguous_head_names_the_candidates_and_the_line_that_decides() -> None:
     # 126 rows of six: a YOLOX with one class, or final boxes
-    with pytest.raises(ConfigError, match=r'end_to_end or yolox; decide with family = "end_to_end"'):
+    with pytest.raises(ConfigError, match=r'end_to_end or yolox .*decide with family = "end_to_end"'):
         _loading.family_for(graph((1, ROWS, 6)), None)
     assert _loading.family_for(graph((1, ROWS, 6)), "yolox").name == "yolox"
 
 
 def test_a_stated_family_that_cannot_read_the_outputs_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be read as 'ssd'"):
-        _loading.family_for(graph((1, 17)), "ssd")
-    with pytest.raises(ConfigError, match="'resnet' is not a kind of model; there are: end_to_end, ssd"):
-        _loading.family_for(graph((1, 17)), "resnet")
+        _loading.family_for(graph((1, 17, 3, 2)), "ssd")
+    with pytest.raises(ConfigError, match="'resnet' is not a kind of model; there are: centerface, classify"):
+        _loading.family_for(graph((1, 17, 3, 2)), "resnet")
 
 
-SHAPES: dict[str, list[tuple[int, ...]]] = {
-    "end_to_end": [(1, 100, 6)],
-    "ssd": [(1, 10, 4), (1, 10), (1, 10), (1,)],
-    "yolov5": [(1, 3 * ROWS, 12)],
-    "yolov8": [(1, 11, ROWS)],
-    "yolox": [(1, ROWS, 12)],
-}
-LOOK_ALIKE = {("yolox", "yolov8")}
-"""A yolov8 may be transposed, and then is a yolox with one class more."""
-
-
-@pytest.mark.parametrize("stated", SHAPES)
-@pytest.mark.parametrize("of", SHAPES)
+@pytest.mark.parametrize("stated", ONE_OF_EACH)
+@pytest.mark.parametrize("of", ONE_OF_EACH)
 def test_a_stated_family_reads_its_own_shapes_and_refuses_those_of_every_other(of: str, stated: str) -> None:
-    spec = graph(*SHAPES[of])
+    spec = ONE_OF_EACH[of]
     if of == stated or (of, stated) in LOOK_ALIKE:
         assert _loading.family_for(spec, stated).name == stated
         return
@@ -188,5 +175,39 @@ def test_a_stated_family_reads_its_own_shapes_and_refuses_those_of_every_other(o
         _loading.family_for(spec, stated)
 
 
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_each_is_recognised_by_its_own_family_alone(name: str) -> None:
+    assert _loading.family_for(ONE_OF_EACH[name], None).name == name
+
+
 def test_every_family_is_held_against_the_others() -> None:
-    assert tuple(SHAPES) == plugins.names("models")
+    assert tuple(ONE_OF_EACH) == plugins.names("models")
+
+
+@pytest.mark.parametrize(
+    ("spec", "candidates"),
+    [
+        (described((1, ROWS, 12), operators=None), "yolox or yolox_decoded"),
+        (described((1, 56, ROWS)), r"yolov8 or yolov8_pose \(yolov8 with 52 classes, yolov8_pose with 1 classes\)"),
+        (described((1, ROWS, 112)), "nanodet or yolox"),
+    ],
+)
+def test_what_could_be_two_names_both_and_the_line_that_decides(spec: GraphSpec, candidates: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{candidates}.*decide with family = "):
+        _loading.family_for(spec, None)
+
+
+@pytest.mark.parametrize(("labels", "name"), [(52, "yolov8"), (1, "yolov8_pose")])
+def test_the_number_of_class_names_decides_where_it_can(labels: int, name: str) -> None:
+    assert _loading.family_for(described((1, 56, ROWS)), None, labels).name == name
+    with pytest.raises(ConfigError, match="decide"):
+        _loading.family_for(described((1, 56, ROWS)), None, 7)
+
+
+def test_a_transposed_yolov8_is_told_from_a_yolox_by_the_softmax_of_its_distances() -> None:
+    assert _loading.family_for(described((1, ROWS, 12), operators=("Conv", "Softmax")), None).name == "yolov8"
+
+
+def test_oriented_boxes_are_not_taken_for_upright_ones() -> None:
+    with pytest.raises(ConfigError, match="no model family"):
+        _loading.family_for(described((1, 12, ROWS), metadata={"task": "obb"}), None)

@@ -163,10 +163,9 @@ def test_a_stream_without_video(serve: Serve) -> None:
     assert error.code in {SourceErrorCode.INVALID_DATA, SourceErrorCode.FAILED}
 
 
-@pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_the_time_of_a_frame_is_when_it_came_and_not_when_ffmpeg_hands_it_out(serve: Serve, transport: str) -> None:
+def test_the_time_of_a_frame_is_when_it_came_and_not_when_ffmpeg_hands_it_out(serve: Serve) -> None:
     server = serve("--tell")
-    with opened(source_of(server.url, transport=transport)) as source:
+    with opened(source_of(server.url)) as source:
         came = {round((reading.pts_s or 0.0) * FPS): reading.captured_at for reading in (source.read() for _ in range(45))}
     sent = dict(server.sent() for _ in range(40))
     late = [came[number] - at for number, at in sent.items() if number in came and number > 20]
@@ -184,14 +183,14 @@ def test_frames_that_are_not_decoded_are_counted(serve: Serve, gop: int, decoded
     readings, left_out = 0, 0
     with opened(source_of(server.url)) as source:
         assert isinstance(source, FfmpegSource)
-        while readings + left_out < FPS * 4:
+        while readings + left_out < FPS * 3:
             reading = source.read()
             source.skip_until(time.monotonic() + 4.5 / FPS)
             readings += 1
             left_out += source.left_out()
         assert source.decoded_total <= readings + 1
     assert reading.image.bgr().std() > 20
-    assert readings <= decoded_share * FPS * 4
+    assert readings <= decoded_share * FPS * 3
     assert (left_out > 0) == (decoded_share < 1)
 
 

@@ -21,6 +21,7 @@ from edge_agent.events import STATUS_ONLINE, ModelInfo
 from edge_agent.health import Health, HealthContext, summary
 from edge_agent.libraries import ensure_libraries
 from edge_agent.models import _loading as model_loading
+from edge_agent.models._guard import load_guarded
 from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
@@ -100,7 +101,7 @@ class Agent:
         cameras = [(index, camera) for index, camera in enumerate(config.cameras) if camera.settings.enabled]
         sizes: list[tuple[int, int]] = []  # of the model, which is loaded after the sources are made and before they are opened
         self.captures = [self._capture(camera, lambda: sizes[0] if sizes else None) for _, camera in cameras]
-        loaded = model_loading.load(config, only_files=self._only_files())
+        loaded = load_guarded(config, state_for(config).directory, only_files=self._only_files())
         sizes.append(loaded.lanes[0].input_size)
         labels, default = loaded.lanes[0].labels, loaded.lanes[0].family.default_confidence
         return loaded, {

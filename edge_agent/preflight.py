@@ -26,6 +26,7 @@ from edge_agent.credentials import mqtt_password, read_secret
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, Problem, StateError
 from edge_agent.host import machine_device_id
 from edge_agent.models import _loading as model_loading
+from edge_agent.models import _trial as model_trial
 from edge_agent.sinks.mqtt import MqttContext, MqttSink, tls_context
 from edge_agent.sources._process import ProcessSource, ProcessTarget
 from edge_agent.sources.base import Source, SourceContext
@@ -226,15 +227,12 @@ def _tried(what: str, action: Callable[[], str]) -> ProbeResult:
 
 
 def _probe_model(config: AgentConfig) -> str:
+    """In a process of its own: a model that crashes its runtime must not take this one with it."""
     with placed(config):
-        loaded = model_loading.load(config)
-        model = loaded.lanes[0]
-        for index, camera in enumerate(config.cameras):
-            if camera.settings.enabled:
-                model_loading.thresholds_for(camera.settings, config.settings.model, model.labels, index)
-    width, height = model.input_size
-    identity = loaded.identity
-    return f"{identity.family}, {width}x{height}, {len(model.labels)} classes, {identity.precision}, {identity.runtime}"
+        found = model_trial.attempt(config, infer=True)
+    size = f"{found['input']['width']}x{found['input']['height']}"
+    doubts = "".join(f"; but {warning}" for warning in found["warnings"])
+    return f"{found['family']}, {size}, {len(found['classes'])} classes, {found['precision']}, {found['runtime']}{doubts}"
 
 
 def _probe_camera(config: AgentConfig, camera: CameraConfig) -> str:

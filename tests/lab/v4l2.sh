@@ -107,8 +107,8 @@ v4l2-ctl -d $three -c inject_vidioc_streamon_error=1
   camera folder /dev/v4l "$thread"
   camera unknown /dev/video77 "$thread"
 } >"$work/other.toml"
-"$agent" check --probe -c "$work/other.toml" >"$work/other" 2>&1; grep -E 'camera' "$work/other" | cut -c1-260
-try() { has "$2" "$work/other" "$1"; }
+"$agent" check --probe -c "$work/other.toml" >"$work/others" 2>&1; grep -E 'camera' "$work/others" | cut -c1-260
+try() { has "$2" "$work/others" "$1"; }
 try "an error when buffers are asked for" 'failed.*camera reqbufs: .*does not start'
 try "an error when streaming starts" 'failed.*camera streamon: .*does not start'
 try "and then it works" 'ok .*camera recovered: '

@@ -35,7 +35,7 @@ class Config(Table):
     """Frames per second."""
     flip: Annotated[int, Field(ge=0, le=7, examples=[2])] = 0
     """Only on a Jetson: flip-method of nvvidconv (2: turned by 180°)."""
-    open_timeout_s: Seconds = 10
+    open_timeout_s: Seconds = 5
     """Longest wait for the first picture; a Jetson's camera service takes some seconds."""
     read_timeout_s: Seconds = 5
     """Longest wait for the next picture."""

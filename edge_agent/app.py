@@ -103,9 +103,9 @@ class Agent:
         self.captures = [self._capture(camera, lambda: sizes[0] if sizes else None) for _, camera in cameras]
         loaded = load_guarded(config, state_for(config).directory, only_files=self._only_files())
         sizes.append(loaded.lanes[0].input_size)
-        labels, default = loaded.lanes[0].labels, loaded.lanes[0].family.default_confidence
+        labels, default, model = loaded.lanes[0].labels, loaded.lanes[0].family.default_confidence, config.settings.model
         return loaded, {
-            camera.id: model_loading.thresholds_for(camera.settings, config.settings.model, labels, index, default) for index, camera in cameras
+            camera.id: model_loading.thresholds_for(camera.settings, model, labels, index, default) for index, camera in cameras
         }
 
     def _capture(self, camera: CameraConfig, model_size: Callable[[], tuple[int, int] | None]) -> Capture:

@@ -45,7 +45,34 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group("model")
 def model_group() -> None:
-    """Look at model files: what they find (eval), and how to make them faster (quantize)."""
+    """Look at model files: what they are (inspect), what they find (eval), and how to make them faster (quantize)."""
+
+
+@model_group.command("inspect")
+@click.argument("file", type=FILE)
+@click.option("--input-size", type=Size(), help="For files that leave it open: 640 or 640x480 (width x height).")
+@click.option("--family", help="As model.family in agent.toml; needed only when the file is ambiguous.")
+@click.option("--labels", type=FILE, metavar="FILE", help="Class names, one a line. Default: from the file, or a .txt beside it.")
+@click.option("--texts", type=FILE, metavar="FILE", help="As model.text_embeddings in agent.toml, for image encoders.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def inspect(
+    file: Path, input_size: tuple[int, int] | None, family: str | None, labels: Path | None, texts: Path | None, as_json: bool
+) -> None:
+    """Tell what a model file is: family, task, input, outputs, classes, quantization, and whether it can be used.
+
+    Does not run it, and loads it in a process of its own, which a damaged file may crash. Exit code 78 or 1: it cannot be used.
+    """
+    from edge_agent import inspection
+
+    given = {
+        "input_size": input_size,
+        "family": family,
+        "labels": labels and str(labels.expanduser().absolute()),
+        "text_embeddings": texts and str(texts.expanduser().absolute()),
+    }
+    found = inspection.inspect(file, {key: value for key, value in given.items() if value is not None})
+    click.echo(json.dumps(found.as_json(), indent=2) if as_json else "\n".join(found.lines()))
+    click.get_current_context().exit(int(found.exit_code))
 
 
 @model_group.command("eval")

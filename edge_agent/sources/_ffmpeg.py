@@ -185,6 +185,7 @@ class FfmpegSource(Source):
         try:
             packet = next(self._packets)
         except StopIteration:
+            self._skipper.lost()
             raise EndOfStream(f"{self._target.shown} ended") from None
         except (av.FFmpegError, OSError) as error:
             code, reason = error_code(error), reason_of(error)
@@ -195,6 +196,7 @@ class FfmpegSource(Source):
             self._packets_read += bool(packet.size)
             self._arrivals.note(packet.pts, now)
             return packet
+        self._skipper.lost()
         if late or code is SourceErrorCode.TIMEOUT:
             code, reason = SourceErrorCode.TIMEOUT, f"nothing came for {self._target.read_timeout_s:g} s"
         raise SourceUnavailable(f"{self._target.shown} was lost: {reason}", code)

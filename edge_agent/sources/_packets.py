@@ -133,13 +133,17 @@ class PacketSkipper:
         count, self._left_out = self._left_out, 0
         return count
 
+    def lost(self) -> None:
+        """Nothing more comes: what is held back has been left out for good."""
+        self._left_out += len(self._held)
+        self._held.clear()
+
     def take(self, packet: Packet[VideoStream], now: float) -> list[Packet[VideoStream]]:
         """What to decode now that ``packet`` has come, in order."""
         kind = self._kinds.of(bytes(memoryview(packet)[:_LOOK_AT]))
         self._rhythm.note(now, restart=kind.restart)
         if kind.restart:
-            self._left_out += len(self._held)
-            self._held.clear()
+            self.lost()
         quiet_s = now - self._passed_at
         if now < self._until and quiet_s < HOLD_S + PASS_AFTER_S and len(self._held) < MAX_HELD:
             if kind.spare:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field
 
@@ -18,10 +19,11 @@ from edge_agent.sources._http_client import HttpAnswer, HttpTarget, get, unavail
 from edge_agent.sources._jpeg import JPEG_DECODER, jpeg_size
 from edge_agent.sources._multipart import MAX_PART, MultipartError, MultipartReader
 from edge_agent.sources._network import TlsConfig, check_address, names_video_file, split_credentials, tls_context
-from edge_agent.sources.base import MARGIN_S, FrameUnreadable, NetworkConfig, Reading, Source, SourceContext, StreamInfo
+from edge_agent.sources.base import FrameUnreadable, NetworkConfig, Reading, Source, SourceContext, StreamInfo
 
 MAX_UNREADABLE = 30
 """Parts in a row that are no JPEG before the stream counts as lost."""
+_RESERVED = "%/:?#[]@!$&'()*+,;=~"
 _STREAM, _PICTURE = "multipart/x-mixed-replace", "image/jpeg"
 
 
@@ -46,7 +48,7 @@ class HttpSource(Source):
 
     def __init__(self, target: HttpTarget, config: Config) -> None:
         self._target, self._config = target, config
-        self.patience_s = 2 * config.open_timeout_s + config.read_timeout_s + 1 / config.fps + MARGIN_S
+        self.patience_s = config.patience_s
         self._answer: HttpAnswer | None = None
         self._parts: MultipartReader | None = None
         self._first: tuple[bytes, float] | None = None
@@ -56,6 +58,7 @@ class HttpSource(Source):
     def open(self) -> StreamInfo:
         self.close()
         answer = self._answer = get(self._target)
+        self.patience_s = self._config.patience_s
         if answer.content_type == _STREAM:
             self._parts = MultipartReader(answer.read)
         elif answer.content_type != _PICTURE:
@@ -65,7 +68,7 @@ class HttpSource(Source):
                 'if it is a video file, set kind = "file"',
                 SourceErrorCode.CODEC_UNSUPPORTED,
             )
-        data, came = self._data(self._config.open_timeout_s)
+        data, came = self._data(None)
         try:
             width, height = jpeg_size(data)
             self._first = data, came
@@ -73,6 +76,7 @@ class HttpSource(Source):
             width, height = 0, 0
         if self._parts:
             return StreamInfo(width, height, None, JPEG_DECODER, mode="MJPEG stream")
+        self.patience_s += self._config.open_timeout_s + 1 / self._config.fps  # each picture is waited for, and asked for anew
         return StreamInfo(width, height, self._config.fps, JPEG_DECODER, mode=f"a picture asked for {self._config.fps:g} times a second")
 
     def read(self) -> Reading:
@@ -102,11 +106,12 @@ class HttpSource(Source):
         time.sleep(max(0.0, self._next_at - time.monotonic()))
         self._answer = get(self._target)
 
-    def _data(self, timeout_s: float) -> tuple[bytes, float]:
-        """The next picture and when it came, within ``timeout_s``."""
+    def _data(self, timeout_s: float | None) -> tuple[bytes, float]:
+        """The next picture and when it came, within ``timeout_s``, or within what is left of the time to open."""
         answer = self._answer
         assert answer is not None, "read() before open()"
-        answer.deadline.set(timeout_s)
+        if timeout_s is not None:
+            answer.deadline.set(timeout_s)
         try:
             return self._parts.next() if self._parts else self._whole(answer)
         except EOFError:
@@ -117,7 +122,8 @@ class HttpSource(Source):
             ) from None
         except TimeoutError:
             raise SourceUnavailable(
-                f"{self._target.shown} was lost: no picture came for {timeout_s:g} s", SourceErrorCode.TIMEOUT
+                f"{self._target.shown} was lost: no picture came for {timeout_s or self._config.open_timeout_s:g} s",
+                SourceErrorCode.TIMEOUT,
             ) from None
         except (OSError, ValueError) as error:
             raise unavailable(self._target, error, "was lost") from None
@@ -146,6 +152,8 @@ def build(context: SourceContext, config: Config) -> Source:
     given = f"{scheme.lower()}://{rest}"
     check_address(given, context.camera, "http://192.168.1.20/video.mjpg")
     url, user, password = split_credentials(given)
+    begin = url.find("/", len(scheme) + 3)
+    url = url if begin < 0 else url[:begin] + quote(url[begin:], safe=_RESERVED)  # what lies beyond ASCII
     if config.username:
         user, password = config.username, context.secret(config.password_file) if config.password_file else ""
     tls = tls_context(config, context.resolve)

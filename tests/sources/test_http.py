@@ -239,6 +239,14 @@ def test_a_redirect_is_followed() -> None:
         assert len(read_all(source)) == 8
 
 
+@pytest.mark.parametrize("path", ["/video/Überwachung.mjpg", "/video?name=a%20b&x=1", "/video#top"])
+def test_addresses_beyond_ascii(path: str) -> None:
+    with camera() as address:
+        source = source_of(address + path)
+        source.open()
+        assert len(read_all(source)) == 8
+
+
 def test_a_part_that_is_no_picture_costs_itself_only() -> None:
     with camera(pictures=(jpeg(1), b"<html>busy</html>", b"", jpeg(3))) as address:
         source = source_of(f"{address}/video.mjpg")

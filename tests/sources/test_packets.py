@@ -159,6 +159,19 @@ def test_every_packet_is_passed_or_counted_once(coded: Callable[[str], Clip]) ->
     assert played.left_out > len(clip.packets) / 2
 
 
+def test_what_is_held_back_when_the_stream_is_lost_is_counted(coded: Callable[[str], Clip]) -> None:
+    clip = coded("short_groups")
+    skipper = PacketSkipper(PacketKinds(clip.codec, clip.headers))
+    passed = 0
+    for number, packet in enumerate(clip.packets[:22]):
+        if number == 19:
+            skipper.until(25 / FPS)
+        passed += len(skipper.take(packet, number / FPS))
+    assert (passed, skipper.left_out()) == (19, 0)
+    skipper.lost()
+    assert (skipper.left_out(), skipper.left_out()) == (3, 0)
+
+
 def test_a_picture_comes_now_and_then_even_if_nobody_wants_one(coded: Callable[[str], Clip]) -> None:
     for name in CODINGS:
         clip = coded(name)

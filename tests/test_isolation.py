@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -19,12 +20,12 @@ import pytest
 
 from edge_agent.capture import MOST_LEFT_BEHIND, CameraState, Capture
 from edge_agent.config import AgentConfig
-from edge_agent.errors import SourceErrorCode, SourceUnavailable
+from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.image import BgrImage
 from edge_agent.preflight import camera_source
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.sources._process import ProcessSource
-from edge_agent.sources.base import Reading, Source, StreamInfo
+from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 from tests.conftest import make_config, wait_until
 
 SOON = BackoffPolicy(first_s=0.002, least_s=0.001, cap_s=0.002)
@@ -280,7 +281,7 @@ DEATHS = {"segfault": ("ctypes.string_at(0)", "was ended by SIGSEGV"), "exit": (
 
 def configured(folder: Path, what: str, **keys: Any) -> AgentConfig:
     (folder / "misbehaving_camera.py").write_text(MODULE.format(what=what))
-    camera = {"id": "front", "source": "misbehaving_camera:frames", "folder": str(folder), "timeout_s": 0.5, "isolation": "process"}
+    camera = {"id": "front", "source": "misbehaving_camera:frames", "folder": str(folder), "timeout_s": 10, "isolation": "process"}
     return make_config({"cameras": [camera | keys]})
 
 
@@ -308,7 +309,7 @@ def until_failure(source: Source) -> tuple[SourceUnavailable, float]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_process_that_hangs_is_killed_and_another_one_goes_on(tmp_path: Path, way: str) -> None:
-    source = isolated(configured(tmp_path, WAYS[way]))
+    source = isolated(configured(tmp_path, WAYS[way], timeout_s=1.5))
     source.open()
     pid = source.pid
     assert pid is not None
@@ -316,7 +317,7 @@ def test_a_process_that_hangs_is_killed_and_another_one_goes_on(tmp_path: Path, 
     error, took = until_failure(source)
     assert error.code is SourceErrorCode.WEDGED
     assert f"process {pid} was killed" in str(error)
-    assert 0.4 < took < 3
+    assert 1.4 < took < 5
     assert not is_alive(pid)
     source.close()
     source.open()
@@ -353,7 +354,7 @@ def test_a_hint_reaches_a_source_in_a_process_and_what_it_leaves_out_is_counted(
 
 
 def test_an_auto_camera_that_wedged_in_a_thread_goes_on_in_a_process(tmp_path: Path) -> None:
-    config = configured(tmp_path, "time.sleep(5)", isolation="auto")
+    config = configured(tmp_path, "time.sleep(5)", isolation="auto", timeout_s=1.5)
     wake = threading.Condition()
     first = camera_source(config, config.cameras[0])
     assert not first.isolated
@@ -391,6 +392,92 @@ def test_closing_keeps_the_process_and_disposing_ends_it(tmp_path: Path) -> None
     source.dispose()
     wait_until(lambda: not is_alive(pid))
     source.dispose()
+
+
+def test_a_process_that_ended_in_a_pause_is_followed_by_another(tmp_path: Path) -> None:
+    source = isolated(configured(tmp_path, "pass"))
+    source.open()
+    source.close()
+    pid = source.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid))
+    source.open()
+    assert source.read().image.width == 4
+    assert source.pid != pid
+    source.dispose()
+
+
+def test_many_deaths_leave_nothing_open(tmp_path: Path) -> None:
+    source = isolated(configured(tmp_path, "pass"))
+    descriptors = []
+    for _ in range(6):
+        source.open()
+        source.read()
+        assert source.pid is not None
+        os.kill(source.pid, signal.SIGKILL)
+        until_failure(source)
+        source.close()
+        gc.collect()
+        descriptors.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert descriptors[1:] == descriptors[:-1]
+    assert (
+        subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "stat="], capture_output=True, text=True, check=False).stdout.count("Z")
+        == 0
+    )
+
+
+LIST = """
+import numpy
+def frames():
+    for number in range(3):
+        yield numpy.full((2, 4, 3), number, "uint8")
+    yield "no picture"
+    raise ValueError("a mistake")
+"""
+
+
+def test_errors_and_ends_come_through_as_they_are(tmp_path: Path) -> None:
+    config = configured(tmp_path, "pass", live=False)
+    (tmp_path / "misbehaving_camera.py").write_text(LIST)
+    source = isolated(config)
+    assert source.finite
+    source.open()
+    assert [source.read().image.bgr()[0, 0, 0] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(FrameUnreadable, match="something of type str"):
+        source.read()
+    with pytest.raises(SourceUnavailable, match="raised ValueError: a mistake"):
+        source.read()
+    source.close()
+    (tmp_path / "misbehaving_camera.py").write_text(LIST.replace('    yield "no picture"\n    raise ValueError("a mistake")\n', ""))
+    source.dispose()
+    source.open()
+    for _ in range(3):
+        source.read()
+    with pytest.raises(EndOfStream, match="has ended"):
+        source.read()
+    source.dispose()
+    wrong = isolated(make_config({"cameras": [{"id": "front", "source": "no_such_module:frames", "isolation": "process"}]}))
+    with pytest.raises(SourceBroken, match="there is no module 'no_such_module'"):
+        wrong.open()
+    wrong.dispose()
+
+
+@pytest.mark.parametrize(
+    ("keys", "after_wedge", "in_process"),
+    [
+        ({"source": "/dev/video0"}, False, True),
+        ({"source": "/dev/video0", "isolation": "thread"}, True, False),
+        ({"source": "synthetic"}, False, False),
+        ({"source": "synthetic"}, True, True),
+        ({"source": "synthetic", "isolation": "process"}, False, True),
+        ({"source": "rtsp://127.0.0.1/x"}, False, False),
+    ],
+)
+def test_where_a_source_runs(keys: dict[str, str], after_wedge: bool, in_process: bool) -> None:
+    config = make_config({"cameras": [{"id": "front", **keys}]})
+    source = camera_source(config, config.cameras[0], after_wedge=after_wedge)
+    assert source.isolated == isinstance(source, ProcessSource) == in_process
 
 
 def test_a_process_does_not_outlive_its_parent_not_even_one_that_hangs(tmp_path: Path) -> None:

@@ -52,8 +52,12 @@ class Child:
             except queue.Empty:
                 return
             answer, pickled, fds = self._answer(request)
+            packet = json.dumps(answer).encode() + b"\n" + pickled
+            if len(packet) > PACKET_BYTES:
+                answer = {"error": "FrameUnreadable", "code": "", "message": f"a picture whose description has {len(packet)} bytes"}
+                packet, fds = json.dumps(answer).encode() + b"\n", []
             with contextlib.suppress(OSError):  # the parent has gone, and _hear ends us
-                socket.send_fds(self._connection, [json.dumps(answer).encode() + b"\n" + pickled], fds)
+                socket.send_fds(self._connection, [packet], fds)
             for fd in fds:
                 os.close(fd)
 

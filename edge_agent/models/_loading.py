@@ -100,9 +100,9 @@ def load(config: AgentConfig, *, only_files: bool = False) -> LoadedModel:
     runtimes: list[Runtime] = [module.build(context, config.runtime_options) for _ in range(lane_count)]
     graph = runtimes[0].spec
     check_inputs(graph, path)
-    found = _labels(config, path, graph)
-    families = [_family(config, graph, None if found is None else len(found[0])) for _ in runtimes]
-    labels = _checked_labels(config, path, families[0], found)
+    found = labels_for(config, path, graph)
+    families = [configured_family(config, graph, None if found is None else len(found[0])) for _ in runtimes]
+    labels = checked_labels(config, path, families[0], found)
     lanes = tuple(Model(runtime, family, labels) for runtime, family in zip(runtimes, families, strict=True))
     identity = ModelIdentity(path.stem, _sha256(path), families[0].name, graph.runtime, graph.accelerator, graph.precision)
     log.info(
@@ -128,7 +128,8 @@ def check_inputs(graph: GraphSpec, path: Path) -> None:
         raise ModelError(f"{path}: its input {list(spec.shape)} takes {needed / 1e9:.1f} GB, and {left}")
 
 
-def _family(config: AgentConfig, graph: GraphSpec, label_count: int | None) -> Family:
+def configured_family(config: AgentConfig, graph: GraphSpec, label_count: int | None) -> Family:
+    """The family of a graph, with what [model] says of its input and its texts. Raises ConfigError."""
     settings = config.settings.model
     stated = settings.family or ("zero_shot" if settings.text_embeddings else None)
     family = family_for(graph, stated, label_count)
@@ -181,7 +182,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.rstrip().splitlines())
 
 
-def _labels(config: AgentConfig, path: Path, graph: GraphSpec) -> tuple[tuple[str, ...], str] | None:
+def labels_for(config: AgentConfig, path: Path, graph: GraphSpec) -> tuple[tuple[str, ...], str] | None:
     """Class names, and where they come from: the user, the file, or a text file beside it."""
     stated = config.settings.model.labels
     if isinstance(stated, tuple):
@@ -200,7 +201,7 @@ def _label_counts(family: Family) -> set[int]:
     return set() if count is None else {count, count + 1} if family.has_background else {count}
 
 
-def _checked_labels(config: AgentConfig, path: Path, family: Family, found: tuple[tuple[str, ...], str] | None) -> tuple[str, ...]:
+def checked_labels(config: AgentConfig, path: Path, family: Family, found: tuple[tuple[str, ...], str] | None) -> tuple[str, ...]:
     """The names that the family's class numbers stand for. Raises ConfigError where they are not as many as its classes."""
     if family.task == "zero-shot" or found is None:
         if not family.default_labels:

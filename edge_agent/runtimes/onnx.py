@@ -48,7 +48,7 @@ class OnnxRuntime(Runtime):
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        facts = _facts(context.path)
+        facts = read_facts(context.path)
         try:
             self._session = ort.InferenceSession(str(context.path), options, providers=list(config.providers))
         except Exception as error:  # the library's exceptions have no useful common base
@@ -113,7 +113,7 @@ def _library() -> Any:
     return onnxruntime
 
 
-def _facts(path: Path) -> FileFacts | None:
+def read_facts(path: Path) -> FileFacts | None:
     """What the file says of itself. Raises ModelError for one that no library needs to be tried on."""
     if path.suffix.lower() == ".ort":  # a format of the library's own
         return None

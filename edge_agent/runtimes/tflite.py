@@ -38,7 +38,7 @@ class TfliteRuntime(Runtime):
 
     def __init__(self, context: RuntimeContext, config: Config) -> None:
         interpreter_class, name = _library(config.library)
-        facts = _facts(context.path)
+        facts = read_facts(context.path)
         try:
             with _quiet_stderr():
                 self._interpreter = interpreter_class(model_path=str(context.path), num_threads=context.threads)
@@ -91,7 +91,7 @@ def _library(wanted: str | None) -> tuple[Any, str]:
     raise ConfigError(f"running .tflite models needs a TFLite runtime: {hint} ({'; '.join(reasons)})")
 
 
-def _facts(path: Path) -> FileFacts:
+def read_facts(path: Path) -> FileFacts:
     """What the file says of itself. Raises ModelError for one that would crash a library, or that none can run."""
     try:
         return _tflite_file.read(path)

@@ -67,7 +67,7 @@ def test_anchors_come_from_the_graph_where_it_holds_them(corners: bool) -> None:
     centres = np.concatenate((random.uniform(0.2, 0.8, (200, 2)), random.uniform(0.05, 0.3, (200, 2))), axis=1).astype(np.float32)
     stored = np.concatenate((centres[:, :2] - centres[:, 2:] / 2, centres[:, :2] + centres[:, 2:] / 2), axis=1) if corners else centres
     encodings, scores = random.normal(0, 2, (200, 4)).astype(np.float32), random.uniform(0, 1, (200, 3)).astype(np.float32) ** 2
-    spec = described((1, 200, 4), (1, 200, 3), file=FileFacts({"Conv": 1}, anchors={200: stored}))
+    spec = described((1, 200, 4), (1, 200, 3), file=FileFacts({"Conv": 1}, anchors={200: np.asarray(stored, np.float32)}))
     expected = reference.ssd(encodings.tolist(), scores.tolist(), [tuple(row) for row in centres.tolist()], SIZE, 0.3)
     assert_same(decode(spec, encodings[None], scores[None]), reference.suppress(expected, 0.45)[:100])
 
@@ -83,7 +83,11 @@ def test_fastestdet(seed: int) -> None:
 
 QUERIES = np.array([[0.5, 0.5, 0.5, 0.25], [0.25, 0.25, 0.1, 0.1], [0.1, 0.2, 0.1, 0.1]], np.float32)
 LOGITS = np.array([[2.0, -3.0, 1.0], [-4.0, 0.5, -4.0], [-5.0, -5.0, -5.0]], np.float32)
-EXPECTED = [(0.8808, 0, [16, 36, 48, 60]), (0.7311, 2, [16, 36, 48, 60]), (0.6225, 1, [12.8, 19.2, 19.2, 28.8])]
+EXPECTED: list[tuple[float, int, list[float]]] = [
+    (0.8808, 0, [16, 36, 48, 60]),
+    (0.7311, 2, [16, 36, 48, 60]),
+    (0.6225, 1, [12.8, 19.2, 19.2, 28.8]),
+]
 
 
 def assert_queries(found: Candidates) -> None:

@@ -24,7 +24,7 @@ from edge_agent.sources._gst_choice import DecoderChoice
 from edge_agent.sources._gst_images import FORMATS
 from edge_agent.sources._platform import Platform
 from edge_agent.sources.base import Reading, Source
-from tests.conftest import CLIP, CommandLine
+from tests.conftest import CLIP, CommandLine, wait_until
 from tests.sources.gst import needs_gstreamer
 from tests.sources.media import Media, context, frame_count, read_to_end
 
@@ -97,6 +97,33 @@ def test_a_picture_goes_to_another_process_in_the_cameras_own_format() -> None:
     again = pickle.loads(pickle.dumps(image))
     assert type(again).__name__ == "PlanarImage"
     assert np.array_equal(again.bgr(), image.bgr())
+
+
+def test_pictures_that_hardware_made_smaller_count_in_the_cameras_pixels() -> None:
+    text = f"{LIVE} pattern=red ! video/x-raw,format=BGRx,width=416,height=416 ! appsink"
+    launch = Launch(lambda _: text, "csi://0", live=True, open_timeout_s=5, read_timeout_s=5, source_size=(1280, 720))
+    source = GstSource(launch, "front")
+    info = source.open()
+    image = source.read().image
+    source.close()
+    assert (info.width, info.height, info.mode) == (1280, 720, "BGRx 416x416 at 30/s")
+    assert (image.width, image.height) == (1280, 720)
+    assert image.resized(416, 234, "RGB").shape == (234, 416, 3)
+    assert tuple(image.resized(416, 234, "RGB")[100, 200]) == RED_BGR[::-1]
+    assert image.bgr().shape == (720, 1280, 3)
+
+
+def test_a_size_that_changes_in_mid_stream_is_followed() -> None:
+    source = source_of(f"{LIVE} ! capsfilter name=size caps=video/x-raw,format=NV12,width=320,height=240 ! appsink")
+    source.open()
+    assert isinstance(source, GstSource)
+    assert source._pipeline is not None
+    source.read()
+    wider = gst_library().Caps.from_string("video/x-raw,format=NV12,width=642,height=362")
+    source._pipeline.element.get_by_name("size").set_property("caps", wider)
+    image = wait_until(lambda: (image := source.read().image).width == 642 and image, 5)
+    assert (image.width, image.height, image.bgr().shape) == (642, 362, (362, 642, 3))
+    source.close()
 
 
 def test_arrival_is_told_by_the_pipelines_clock() -> None:

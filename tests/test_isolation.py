@@ -279,6 +279,15 @@ WAYS = {
 DEATHS = {"segfault": ("ctypes.string_at(0)", "was ended by SIGSEGV"), "exit": ("os._exit(3)", r"ended (exit code 3)")}
 
 
+@pytest.fixture(autouse=True)
+def clean_imports() -> Iterator[None]:
+    """A camera in a thread is imported by this very process, and a child looks where its parent does."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+    sys.modules.pop("misbehaving_camera", None)
+
+
 def configured(folder: Path, what: str, **keys: Any) -> AgentConfig:
     (folder / "misbehaving_camera.py").write_text(MODULE.format(what=what))
     camera = {"id": "front", "source": "misbehaving_camera:frames", "folder": str(folder), "timeout_s": 10, "isolation": "process"}

@@ -47,7 +47,7 @@ class PluginKinds:
         shown = redact(source) if isinstance(source, str) else source
         raise ConfigError(
             f"cannot tell what {shown!r} is; say so with kind = one of {', '.join(names('sources'))}, "
-            'or give a device ("/dev/video0", 0), "rtsp://...", a video file, a folder of images, or "synthetic"'
+            'or give a device ("/dev/video0", 0), "rtsp://...", "http://...", a video file, a folder of images, or "synthetic"'
         )
 
     def runtime_kind(self, path: str) -> str:

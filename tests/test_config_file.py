@@ -234,7 +234,7 @@ def test_every_error_comes_at_once_each_with_file_line_key_and_what_is_allowed(t
     assert "did you mean 'verify'?" in by_key["mqtt.tls.verfy"].message
     assert "did you mean 'fps'?" in by_key["cameras[0].fpz"].message
     assert "is the id of cameras[0] already" in by_key["cameras[1].id"].message
-    assert "kind = one of file, images, rtsp, synthetic, v4l2" in by_key["cameras[1].source"].message
+    assert "kind = one of callable, csi, file, gstreamer, http, images, rtsp, synthetic, v4l2" in by_key["cameras[1].source"].message
     assert "is required" in by_key["cameras[2].id"].message
     assert "true is not allowed" in by_key["cameras[2].source"].message
     assert "did you mean 'health'?" in by_key["helth"].message
@@ -258,7 +258,7 @@ def test_every_error_comes_at_once_each_with_file_line_key_and_what_is_allowed(t
         ('source = "synthetic"\nmode = "newest"', "mode"),
         ('source = "synthetic"\nenabled = "perhaps"', "enabled"),
         ('source = "synthetic"\nkind = 5', "kind"),
-        ('source = "synthetic"\nkind = "csi"', "kind"),
+        ('source = "synthetic"\nkind = "webcam"', "kind"),
         ('source = "synthetic"\nwidth = "wide"', "width"),
         ('source = "synthetic"\nfps = true', "fps"),
         ('source = ""', "source"),

@@ -71,10 +71,10 @@ has "belongs to the group 'video': sudo usermod -aG video" "$work/nobody" "an or
 
 head() { printf '[device]\nid = "lab"\nstate_dir = "%s"\n[mqtt]\nhost = "127.0.0.1"\nport = 18830\n[health]\ninterval_s = 1\n[model]\nthreads = 2\n' "$work/$1"; }
 camera() { printf '[[cameras]]\nid = "%s"\nsource = "%s"\n%s\n' "$1" "$2" "${3-}"; }
-# One camera is opened as they all are by default, in a process of its own; each takes an emulated machine many seconds.
-thread='isolation = "thread"'
+# In threads, unless LAB_ISOLATION says otherwise: a process of its own, the default, takes an emulated machine over 15 s to start.
+thread="isolation = \"${LAB_ISOLATION:-thread}\""
 { head state
-  camera yuyv $zero $'format = "YUYV"\nwidth = 640\nheight = 360\nfps = 5\ncontrols = { gain = 77, gain_automatic = false, test_pattern = "100% Green", brightness = 90 }'
+  camera yuyv $zero "$thread"$'\nformat = "YUYV"\nwidth = 640\nheight = 360\nfps = 5\ncontrols = { gain = 77, gain_automatic = false, test_pattern = "100% Green", brightness = 90 }'
   camera nv12 $one "$thread"$'\nwidth = 640\nheight = 360\nfps = 5\nformat = "NM12"'
   camera mjpg /dev/video20 "$thread"
   camera typo $two "$thread"$'\ncontrols = { brightnes = 3 }'

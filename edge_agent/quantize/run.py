@@ -72,10 +72,11 @@ def quantize(request: Request, bar: Callable[[str], AbstractContextManager[Progr
     original = _original(request.source, loaded)
     tensors = _tensors(loaded, images)
     base, histograms = _calibrated(request, original, tensors, bar)
-    possible = plans.make(base, histograms)
+    cpu = request.cpu or this_cpu()
+    say("timing each convolution")
+    possible = plans.make(base, histograms, tensors[0], TYPES[cpu], request.options.threads)
     if not possible:
         raise ConfigError(f"{request.source} has no convolution or matrix product with constant weights: there is nothing to quantize")
-    cpu = request.cpu or this_cpu()
     deadline = started + request.minutes * 60
     goal = Goal(request.target_drop, request.options.threads, TYPES[cpu], cpu == this_cpu(), deadline)
     search = Search(original, judge, histograms, tensors, goal, say)

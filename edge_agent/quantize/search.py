@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 REFERENCE = "float"
-_PLAN_ROUNDS, _RESULT_ROUNDS = 25, 60
+_PLAN_ROUNDS, _RESULT_ROUNDS = 40, 80
 _LOOKED_AT = 8
 """Pictures on which single tensors are judged."""
 _CORRECTED_ON = 24
@@ -137,7 +137,7 @@ class Search:
             trials.append(Candidate(plan, model, plan.nodes, self.judge.accuracy(model), ranges, method))
             self.say(f"{plan.name}, {method}: {_shown(trials[-1].accuracy)}")
         holding = [trial for trial in trials if self._shortfall(trial.accuracy) <= 0]
-        return max(holding or trials, key=lambda trial: trial.accuracy.agreement)
+        return max(holding or trials, key=lambda trial: trial.accuracy.merit)
 
     def _bias_corrected(self, candidate: Candidate) -> Candidate:
         """With the layers' mean errors taken off their biases, if that helps."""
@@ -187,22 +187,21 @@ class Search:
         return self.judge.shortfall(accuracy, self.goal.target_drop)
 
     def _is_better(self, trial: Candidate, than: Candidate) -> bool:
-        """Holding the target counts first, then agreement, which moves where AP jumps."""
+        """Holding the target counts first."""
         one, other = self._shortfall(trial.accuracy) <= 0, self._shortfall(than.accuracy) <= 0
-        return one > other if one != other else trial.accuracy.agreement > than.accuracy.agreement
+        return one > other if one != other else trial.accuracy.merit > than.accuracy.merit
 
     def _is_late(self) -> bool:
         return self.clock() > self.goal.deadline
 
 
 def fastest_float(variants: Mapping[str, ModelProto], picture: Tensor, threads: int) -> str:
-    """Which of some equal float graphs runs fastest; the first one unless another is clearly faster."""
+    """Which of some equal float graphs runs fastest."""
     first = next(iter(variants))
     if len(variants) == 1:
         return first
-    speeds = timing.measure(variants, first, picture, threads=threads, rounds=_PLAN_ROUNDS)
-    best = max(speeds, key=lambda name: speeds[name].ratio)
-    return best if speeds[best].ratio >= _WORTH else first
+    speeds = timing.measure(variants, first, picture, threads=threads, rounds=_RESULT_ROUNDS)
+    return max(speeds, key=lambda name: speeds[name].ratio)
 
 
 def _shown(accuracy: Accuracy) -> str:

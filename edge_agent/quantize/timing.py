@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_agent.quantize.sessions import Session
+from edge_agent.quantize.sessions import QUIET, Session
 from edge_agent.runtimes.base import Tensor
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ class Speed:
     """Of one model, against the reference in the same rounds."""
 
     ms: float
-    """Median of one inference."""
+    """One inference, in the least disturbed fifth of the rounds."""
     ratio: float
-    """How many times faster than the reference: median over the rounds; above 1 is faster."""
+    """How many times faster than the reference, likewise; above 1 is faster."""
 
 
 def measure(
@@ -46,7 +46,6 @@ def measure(
             started = clock()
             session.run({source: picture})
             times[turn, column] = (clock() - started) * 1e3
-    base = times[:, list(sessions).index(reference)]
-    medians = np.median(times, axis=0)
-    ratios = np.median(base[:, None] / np.maximum(times, 1e-9), axis=0)
-    return {name: Speed(round(float(medians[i]), 3), round(float(ratios[i]), 3)) for i, name in enumerate(sessions)}
+    quiet = np.quantile(times, QUIET, axis=0)
+    base = quiet[list(sessions).index(reference)]
+    return {name: Speed(round(float(ms), 3), round(float(base / max(ms, 1e-9)), 3)) for name, ms in zip(sessions, quiet, strict=True)}

@@ -13,10 +13,6 @@ failures=0
 ok() { echo "ok      $*"; }
 bad() { echo "FAILED  $*"; failures=$((failures + 1)); }
 has() { if grep -qE -- "$1" "$2"; then ok "$3"; else bad "$3"; tail -5 "$2"; fi; }
-await() { # await SECONDS PATTERN FILE
-  local end=$((SECONDS + $1))
-  until grep -qE -- "$2" "$3" 2>/dev/null; do [ $SECONDS -lt $end ] || return 1; sleep 0.2; done
-}
 mark() { lines=$(wc -l <"$work/heard"); }
 since() { # since SECONDS PATTERN WHAT: heard since the last mark
   local end=$((SECONDS + $1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,10 +120,7 @@ def _show(result: Evaluation) -> None:
 @contextmanager
 def progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, where that is a terminal. Yields what to call with how many of how many are done."""
-    from click.termui import progressbar  # the package's own name for it is loaded late, and has no type
-
-    stream = click.get_text_stream("stderr")
-    with progressbar(length=1, label=label, file=stream, hidden=hidden or not stream.isatty()) as bar:
+    with click.progressbar(length=1, label=label, file=sys.stderr, hidden=hidden or not sys.stderr.isatty()) as bar:
 
         def advance(done: int, of: int) -> None:
             bar.length = of
@@ -148,7 +146,7 @@ def progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[int, int], N
 def quantize(file: Path, output: Path, images: str, annotations: Path | None, as_json: bool, **given: Any) -> None:
     """Make an ONNX detector faster in INT8, keeping in float what it cannot do without.
 
-    Without --annotations the float model's own detections are the measure: the agreement with them may fall by ten times
+    Without --annotations the float model's own detections are the measure: the agreement with them may fall by twelve times
     --target-drop. Takes one to ten minutes. Needs pip install "edge-agent[quantize]".
 
     Exit code 65: the best that was found loses more than --target-drop, or is slower than float on this machine; nothing is

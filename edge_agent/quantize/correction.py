@@ -62,7 +62,7 @@ def layer_errors(model: ModelProto, nodes: Sequence[str], ranges: Mapping[str, R
     found = {}
     for position, node in enumerate(convolutions):
         mean, noise, power = sums[3 * position : 3 * position + 3]
-        ratio = float(power) / max(float(noise), 1e-20)
+        ratio = float(np.sum(power)) / max(float(np.sum(noise)), 1e-20)
         found[node.name] = LayerError(
             np.asarray(mean, np.float32).reshape(-1) / len(pictures), round(10 * float(np.log10(max(ratio, 1e-9))), 1)
         )
@@ -87,7 +87,8 @@ def rounded_weights(weights: NDArray[np.generic]) -> NDArray[np.float32]:
     """As signed 8 bits with a scale for each output channel hold them."""
     largest = np.abs(weights.reshape(len(weights), -1)).max(axis=1)
     scale = np.where(largest > 0, largest / 127, 1).reshape(-1, *[1] * (weights.ndim - 1))
-    return (np.round(weights / scale) * scale).astype(np.float32)
+    result: NDArray[np.float32] = (np.round(weights / scale) * scale).astype(np.float32)
+    return result
 
 
 def _is_candidate(graph: Graph, node: NodeProto, ranges: Mapping[str, Range]) -> bool:
@@ -104,8 +105,8 @@ def _shadow(node: NodeProto) -> list[NodeProto]:
     shadow.input[0], shadow.input[1] = f"{name}/rounded", f"{name}/weight"
     shadow.output[0] = f"{name}/shadow"
 
-    def step(kind: str, inputs: list[str], output: str, **attributes: int) -> NodeProto:
-        return helper.make_node(kind, inputs, [f"{name}/{output}"], name=f"{name}/{output}_node", **attributes)
+    def step(kind: str, inputs: list[str], output: str) -> NodeProto:
+        return helper.make_node(kind, inputs, [f"{name}/{output}"], name=f"{name}/{output}_node")
 
     return [
         step("Max", [node.input[0], f"{name}/low"], "above"),
@@ -116,6 +117,6 @@ def _shadow(node: NodeProto) -> list[NodeProto]:
         shadow,
         step("Sub", [f"{name}/shadow", node.output[0]], "difference"),
         step("GlobalAveragePool", [f"{name}/difference"], "mean"),
-        step("ReduceSumSquare", [f"{name}/difference"], "noise", keepdims=0),
-        step("ReduceSumSquare", [node.output[0]], "power", keepdims=0),
+        step("ReduceSumSquare", [f"{name}/difference"], "noise"),
+        step("ReduceSumSquare", [node.output[0]], "power"),
     ]

@@ -42,7 +42,7 @@ class Request:
     """A folder, video or camera."""
     annotations: Path | None = None
     target_drop: float = 0.01
-    """Of AP that may be lost; without labels ten times as much of the agreement."""
+    """Of AP that may be lost; without labels twelve times as much of the agreement."""
     cpu: Cpu | None = None
     """For which kind of machine; None: this one."""
     minutes: float = 10.0
@@ -173,8 +173,9 @@ def _result(request: Request, search: Search, best: Candidate, cpu: Cpu, seconds
     if goal.same_machine and best.speed.ratio <= 1:
         refused.append(f"INT8 is slower than float on this machine ({best.speed.ratio:.2f}x): keep the float model here")
     in_float, names = result.float_nodes(best.plan.model, best.nodes)
+    share = round(plans.work_share(Graph(best.plan.model), best.nodes), 3)
+    worst = {name: round(damage, 4) for name, damage in list(search.damages.items())[:_WORST_SHOWN]}
     return Result(
-        str(request.output), len(search.judge), goal.threads, cpu, before, after, best.speed.ratio, best.plan.name, best.method, best.methods,
-        best.bias_corrected, len(best.nodes), in_float, names, round(plans.work_share(Graph(best.plan.model), best.nodes), 3),
-        {name: round(damage, 4) for name, damage in list(search.damages.items())[:_WORST_SHOWN]}, tuple(refused), round(seconds, 1),
+        str(request.output), len(search.judge), goal.threads, cpu, before, after, best.speed.ratio, best.plan.name, best.method,
+        best.methods, best.bias_corrected, len(best.nodes), in_float, names, share, worst, tuple(refused), round(seconds, 1),
     )  # fmt: skip

@@ -36,13 +36,18 @@ class Masks:
         return masks
 
     def polygons(self) -> list[list[Polygon]]:
-        """N lists of outer contours; an object that something stands before may have several."""
+        """N lists of outer contours, true to a pixel; an object that something stands before may have several."""
         import cv2
 
         found: list[list[Polygon]] = []
         for left, top, part in self.parts:
-            contours, _ = cv2.findContours(part.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_TC89_L1, offset=(left, top))
-            found.append([[(float(x), float(y)) for x, y in contour[:, 0].tolist()] for contour in contours if len(contour) > 2])
+            contours, _ = cv2.findContours(part.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
+            outlines = []
+            for contour in contours:
+                simpler = cv2.approxPolyDP(contour, 1.0, closed=True)
+                points = (simpler if len(simpler) > 2 else contour)[:, 0].tolist()
+                outlines.append([(float(x), float(y)) for x, y in points])
+            found.append([outline for outline in outlines if len(outline) > 2])
         return found
 
     def rle(self) -> list[list[int]]:

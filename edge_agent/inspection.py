@@ -13,7 +13,7 @@ from typing import Any
 from edge_agent import config_file, plugins
 from edge_agent.config import AgentConfig
 from edge_agent.config_file import redact
-from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
+from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, ModelError
 from edge_agent.models import _describe, _loading, _trial
 
 _SHOWN_CLASSES = 12
@@ -134,9 +134,9 @@ def _read(found: Inspection, path: Path) -> None:
 
 def _load(found: Inspection, config: AgentConfig) -> None:
     answer = _trial.attempt(config, infer=False)
-    problem = answer.pop("problem", None)
+    problem, mendable = answer.pop("problem", None), answer.pop("mendable", True)
     found.providers = [answer.pop("accelerator")]
     for key, value in answer.items():
         setattr(found, key, value)
     if problem is not None:
-        raise ConfigError(problem)
+        raise ConfigError(problem) if mendable else ModelError(problem)

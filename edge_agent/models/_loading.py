@@ -145,18 +145,16 @@ def family_for(graph: GraphSpec, stated: str | None, label_count: int | None = N
     """The family that the user states, or the only one that recognises the graph and, where that helps, has so many classes."""
     shapes = ", ".join(str(list(output.shape)) for output in graph.outputs)
     if stated is not None:
-        try:
-            family: Family = plugins.load("models", stated).build(graph)
-        except (ValueError, IndexError, KeyError):
-            raise ConfigError(f"model.family: this model, with outputs {shapes}, cannot be read as {stated!r}") from None
+        family = _built(stated, graph)
+        if family is None:
+            raise ConfigError(f"model.family: this model, with outputs {shapes}, cannot be read as {stated!r}")
         return family
     reasons = {name: plugins.load("models", name).recognise(graph) for name in plugins.names("models")}
-    found = [name for name, reason in reasons.items() if reason]
-    if len(found) == 1:
+    families = [family for name, reason in reasons.items() if reason and (family := _built(name, graph)) is not None]
+    found = [family.name for family in families]
+    if len(families) == 1:
         log.debug("family recognised family=%s because=%r", found[0], reasons[found[0]])
-        recognised: Family = plugins.load("models", found[0]).build(graph)
-        return recognised
-    families: list[Family] = [plugins.load("models", name).build(graph) for name in found]
+        return families[0]
     fitting = [family for family in families if family.class_count is None or label_count in _label_counts(family)]
     if len(fitting) == 1 and label_count is not None:
         return fitting[0]
@@ -169,6 +167,15 @@ def family_for(graph: GraphSpec, stated: str | None, label_count: int | None = N
         f"model.path: no model family has outputs {shapes}; there are: {', '.join(plugins.names('models'))}. "
         "If it is one of them, say so with family = ... in [model]"
     )
+
+
+def _built(name: str, graph: GraphSpec) -> Family | None:
+    """A family for a graph that it recognises by its shapes; None where it then cannot read them."""
+    try:
+        family: Family = plugins.load("models", name).build(graph)
+    except (ValueError, IndexError, KeyError):
+        return None
+    return family
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

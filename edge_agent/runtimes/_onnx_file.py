@@ -221,7 +221,10 @@ def read(path: Path) -> FileFacts:
         except ValueError:
             raise Damaged("it is empty") from None
         with data:
-            found = _contents(data)
+            try:
+                found = _contents(data)
+            except RecursionError:
+                raise Damaged("it holds graphs within graphs without end") from None
             if not found.found_graph:
                 raise Damaged("it holds no graph")
             opset = found.opsets.get("", found.opsets.get("ai.onnx", 0))

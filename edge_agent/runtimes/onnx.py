@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import mmap
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from edge_agent.errors import ConfigError, ModelError
 from edge_agent.runtimes import _onnx_file
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
 
+_LONGEST_REASON = 300
 _DTYPES = {
     "float": "float32",
     "float16": "float16",
@@ -132,8 +134,9 @@ def _reason(error: Exception, facts: FileFacts | None) -> str:
     if facts is not None and facts.custom_operators:
         return f"it has operators of its own: {', '.join(facts.custom_operators)}; export it without them"
     text = _first_line(error)
-    if facts is not None and "opset" in text.lower():
-        return f"it needs {facts.opset}, which this version does not know; export it with a lower opset, or update onnxruntime ({text})"
+    known = re.search(r"domain ai.onnx is till opset (\d+)", str(error))
+    if facts is not None and known:
+        return f"it needs {facts.opset}, and this version knows up to {known[1]}; export it with a lower opset, or update onnxruntime"
     return text
 
 
@@ -171,7 +174,12 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    """The library's reason, without where in its own source it was found."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", lines[0])
+    text = re.sub(r"\S*\.(?:cc|h|cpp):\d+ .*?\) (?=[A-Z])", "", text)
+    text = re.sub(r"^Load model from .*? (?:failed: ?)?(?=[A-Z])", "", text)
+    return text[:_LONGEST_REASON]
 
 
 def build(context: RuntimeContext, config: Config) -> Runtime:

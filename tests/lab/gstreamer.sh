@@ -21,7 +21,7 @@ await() { # await SECONDS PATTERN FILE [FROM-LINE]
 expect() { # expect SECONDS PATTERN TEXT: in what the broker sends from now on
   if await "$1" "$2" "$work/heard" "$(($(wc -l <"$work/heard") + 1))"; then ok "$3"; else
     bad "$3"
-    tail -5 "$work/log" "$work/heard" | cut -c1-600
+    tail -n 5 "$work/log" "$work/heard" | cut -c1-600
   fi
 }
 

@@ -225,8 +225,8 @@ def read(path: Path) -> FileFacts:
                 found = _contents(data)
             except RecursionError:
                 raise Damaged("it holds graphs within graphs without end") from None
-            if not found.found_graph:
-                raise Damaged("it holds no graph")
+            if not found.found_graph or not found.opsets:
+                raise Damaged("it holds no graph" if not found.found_graph else "it names no opset: its end is missing")
             opset = found.opsets.get("", found.opsets.get("ai.onnx", 0))
             return FileFacts(
                 operators=dict(found.operators),

@@ -1,0 +1,146 @@
+"""Files that are no models, or models that cannot be used: one clear line each, through the loader that the agent uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, save
+
+from edge_agent.errors import ConfigError, ModelError
+from edge_agent.image import BgrImage
+from edge_agent.models.base import Thresholds
+from edge_agent.runtimes import _onnx_file, _tflite_file
+from tests.conftest import MODEL
+from tests.models.files import load, one_object, write
+
+GREY = BgrImage(np.full((96, 64, 3), 114, np.uint8))
+THRESHOLDS = Thresholds(0.4, 0.45, 10)
+
+
+def refused(path: Path, **settings: object) -> str:
+    with pytest.raises((ModelError, ConfigError)) as caught:
+        load(path, **settings)
+    assert "\n" not in str(caught.value)
+    assert str(path.parent) in str(caught.value) or "model." in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_a_file_cut_anywhere_never_reaches_the_library(tmp_path: Path, suffix: str) -> None:
+    """A library may crash on it; our own reading of its structure comes first."""
+    whole = MODEL.read_bytes() if suffix == ".tflite" else write(tmp_path / "whole.onnx").read_bytes()
+    read = _tflite_file.read if suffix == ".tflite" else _onnx_file.read
+    error = _tflite_file.Damaged if suffix == ".tflite" else _onnx_file.Damaged
+    for share in (0.02, 0.3, 0.7, 0.999):
+        path = tmp_path / f"cut{suffix}"
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(error):
+            read(path)
+    assert "is not a model that can be run" in refused(path)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_noise_is_refused_and_not_misread(tmp_path: Path, suffix: str, seed: int) -> None:
+    noise = np.random.default_rng(seed).bytes(3000)
+    path = tmp_path / f"noise{suffix}"
+    path.write_bytes((b"\x08" if suffix == ".onnx" else b"\x1c\x00\x00\x00TFL3") + noise)
+    refused(path)
+
+
+def test_what_is_no_model_is_told_by_its_first_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_text("hello")
+    assert "does not begin like one" in refused(tmp_path / "a.onnx")
+    (tmp_path / "b.tflite").write_bytes(b"")
+    assert "it is empty" in refused(tmp_path / "b.tflite")
+
+
+def test_an_opset_from_the_future_is_named_with_what_is_known(tmp_path: Path) -> None:
+    assert "it needs opset 99, and this version knows up to" in refused(write(tmp_path / "m.onnx", opset=99))
+
+
+def test_operators_of_the_files_own_are_named(tmp_path: Path) -> None:
+    message = refused(write(tmp_path / "m.onnx", operator=("my.ops", "Frobnicate")))
+    assert "it has operators of its own: my.ops.Frobnicate; export it without them" in message
+
+
+def test_weights_beside_the_file_must_be_there_and_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", external=True)
+    assert len(load(path)(GREY, THRESHOLDS).detections) == 1
+    os.truncate(tmp_path / "m.onnx.data", 100)
+    assert "m.onnx.data is" in (message := refused(path))
+    assert "bytes too short" in message
+    (tmp_path / "m.onnx.data").unlink()
+    assert "m.onnx.data does not exist" in refused(path)
+
+
+OPEN = ("batch", 3, "height", "width")
+
+
+def test_an_open_size_is_asked_for_with_the_line_that_sets_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", picture=OPEN, declared=("batch", 11, "cells"))
+    assert "model.input_size" in (message := refused(path))
+    assert "set input_size = 640" in message
+    model = load(path, input_size=[64, 96])
+    assert (model.family.name, model.input_size) == ("yolov8", (64, 96))
+    assert len(model(GREY, THRESHOLDS).detections) == 1
+
+
+def test_an_open_size_is_taken_from_ultralytics_metadata(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", picture=OPEN, declared=("batch", 11, "cells"), metadata={"imgsz": "[96, 64]"})
+    assert load(path).input_size == (64, 96)
+
+
+def test_an_open_batch_alone_is_one(tmp_path: Path) -> None:
+    assert load(write(tmp_path / "m.onnx", picture=("n", 3, 96, 64), declared=("n", 11, 126))).input_size == (64, 96)
+
+
+def test_a_size_that_the_graph_cannot_take_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", picture=OPEN, declared=("batch", 11, "cells"))
+    assert "no model family has outputs [1, 11, 126]" in refused(path, input_size=640)
+
+
+def test_class_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx")
+    (tmp_path / "m.txt").write_text("a\nb\n")
+    assert "2 class names, but the model has 7 classes" in refused(path)
+
+
+def test_an_input_larger_than_memory_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
+    assert "takes 480.0 GB, and this machine has" in refused(write(tmp_path / "m.onnx", picture=(1, 3, 200_000, 200_000)))
+
+
+def test_a_second_input_is_named(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    nodes = [helper.make_node("Add", ["images", "prompt"], ["out"])]
+    inputs = [value("prompt", TensorProto.FLOAT, [1]), value("images", TensorProto.FLOAT, [1, 3, 8, 8])]
+    graph = helper.make_graph(nodes, "two", inputs, [value("out", TensorProto.FLOAT, [1, 3, 8, 8])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    save(model, str(tmp_path / "m.onnx"))
+    assert "this one also wants 'prompt'" in refused(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("where", ["everywhere", "scores", "boxes"])
+def test_outputs_that_are_no_numbers_are_an_error_of_that_frame(tmp_path: Path, where: str) -> None:
+    """Comparisons with NaN are false, so it would look as if nothing were there."""
+    head = one_object()
+    head[0, {"everywhere": slice(None), "scores": slice(4, None), "boxes": slice(0, 2)}[where]] = np.nan
+    model = load(write(tmp_path / "m.onnx", head))
+    with pytest.raises(ModelError, match="not numbers"):
+        model(GREY, THRESHOLDS)
+
+
+def test_a_normalisation_takes_both_numbers(tmp_path: Path) -> None:
+    assert "mean and std come together" in refused(write(tmp_path / "m.onnx"), mean=[1, 2, 3])
+
+
+def test_the_input_is_as_the_user_says(tmp_path: Path) -> None:
+    settings = {"mean": [1, 2, 3], "std": [2, 4, 8], "colour": "BGR", "letterbox": "none"}
+    form = load(write(tmp_path / "m.onnx"), **settings).family.input_format
+    assert (form.order, form.letterbox) == ("BGR", "none")
+    assert form.scale == (0.5, 0.25, 0.125)
+    assert form.offset == (-0.5, -0.5, -0.375)

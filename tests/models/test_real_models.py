@@ -193,3 +193,70 @@ def test_lanes_and_threads_follow_the_work_and_the_cores(
 ) -> None:
     model = ModelSettings.model_validate(settings)
     assert [_loading.lanes_and_threads(model, only_files=only_files, cores=cores) for cores in (1, 2, 4, 8)] == expected
+
+
+def picture(path: Path) -> BgrImage:
+    return BgrImage(np.asarray(cv2.imread(str(path)), np.uint8))
+
+
+@pytest.mark.tflite
+def test_a_classifier_names_what_fills_the_picture(assets: Path) -> None:
+    """Broccoli on a plate, and a coast (images 62554 and 55299 of COCO val2017)."""
+    model = load(assets / "models" / "mobilenet_v1_0.25_128_quant.tflite")
+    folder = assets / "images" / "coco_val2017_ccby33" / "images"
+    for name, expected in (("000000062554", "broccoli"), ("000000055299", "seashore, coast, seacoast, sea-coast")):
+        classes = model(picture(folder / f"{name}.jpg"), Thresholds(0.1, 0.45, 10)).classes
+        assert classes is not None
+        assert expected in classes.label
+
+
+@pytest.mark.tflite
+def test_keypoints_lie_on_the_person(assets: Path) -> None:
+    """The astronaut of scikit-image looks at us: her face is at about 225, 115 of 512, her left eye to the right of her right one."""
+    model = load(assets / "models" / "movenet_single_pose_lightning_ptq.tflite")
+    found = model(picture(assets / "ship" / "media" / "astronaut.png"), Thresholds(0.3, 0.45, 10)).detections
+    assert found.label == ["person"]
+    assert found.keypoints is not None
+    nose, left_eye, right_eye, _, _, left_shoulder, right_shoulder = found.keypoints[0, :7, :2]
+    assert np.abs(nose - (225, 115)).max() < 25
+    assert left_eye[0] > nose[0] > right_eye[0]
+    assert left_shoulder[0] > right_shoulder[0]
+    assert min(left_shoulder[1], right_shoulder[1]) > nose[1]
+
+
+@pytest.mark.tflite
+def test_a_class_map_covers_the_people_in_the_picture(assets: Path) -> None:
+    """Image 183709: the people of the annotations, and few others' pixels."""
+    labels = str(assets / "models" / "pascal_voc_segmentation_labels.txt")
+    model = load(assets / "models" / "deeplabv3_mnv2_dm05_pascal_quant.tflite", labels=labels)
+    folder = assets / "images" / "coco_val2017_ccby33"
+    annotations = json.loads((folder / "instances.json").read_text())
+    people = {c["id"] for c in annotations["categories"] if c["name"] == "person"}
+    image = picture(folder / "images" / "000000183709.jpg")
+    inside = np.zeros((image.height, image.width), bool)
+    for annotation in annotations["annotations"]:
+        if annotation["image_id"] == 183709 and annotation["category_id"] in people:
+            x, y, w, h = (round(v) for v in annotation["bbox"])
+            inside[y : y + h, x : x + w] = True
+    found = model(image, Thresholds(0.4, 0.45, 10)).segmentation
+    assert found is not None
+    assert {"background", "person", "car"} <= {name for _, name, _ in found.shares()}
+    person = np.asarray(cv2.resize((found.classes == 15).astype(np.uint8), (image.width, image.height)), bool)
+    assert (person & inside).sum() > 0.85 * person.sum()
+    assert (person & inside).sum() > 0.4 * inside.sum()
+
+
+@pytest.mark.tflite
+@pytest.mark.parametrize("file", ["oid_int8.onnx", "oid_int8_raw.tflite"])
+def test_an_ssd_finds_the_same_with_its_post_processing_outside(assets: Path, file: str) -> None:
+    image = picture(assets / "images/coco_val2017_ccby33/images/000000183709.jpg")
+    folder = assets / "ship" / "models"
+    inside = load(folder / "oid_int8_pp.tflite", labels=str(folder / "oid_pp_labels.txt"))(image, Thresholds(0.3, 0.6, 25)).detections
+    model = load(folder / file, labels=str(folder / "oid_labels.txt"))
+    outside = model(image, Thresholds(0.25, 0.6, 25)).detections
+    assert model.family.name == "ssd_raw"
+    assert len(inside) > 3
+    found = 0
+    for box, label in zip(inside.xyxy.tolist(), inside.label, strict=True):
+        found += any(o == label and iou(tuple(box), tuple(b)) > 0.7 for b, o in zip(outside.xyxy.tolist(), outside.label, strict=True))
+    assert found >= 0.75 * len(inside)

@@ -3,7 +3,7 @@
 #
 # prepare LEVEL                    .venv with what LEVEL (demo, test, check) needs, and the system packages for that
 # require_packages PACKAGE...      these Debian or Ubuntu packages
-# EDGE_AGENT_PYTHON=python3.12     the interpreter to use; by default the newest on PATH, 3.10 to 3.14
+# EDGE_AGENT_PYTHON=python3.12     the interpreter to use; by default the distribution's, else the newest on PATH
 #
 # Writes nothing outside the checkout, except through apt-get. Says what it does on stderr; says nothing when all is there.
 # Relies on `set -e`: call these functions as plain commands, not in conditions, unless they are questions.
@@ -11,7 +11,8 @@ set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd -P)
 venv=$root/.venv
-pythons=(python3.14 python3.13 python3.12 python3.11 python3.10 python3)
+# The distribution's first: its GStreamer bindings are for no other.
+pythons=(/usr/bin/python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3)
 [ -z "${EDGE_AGENT_PYTHON:-}" ] || pythons=("$EDGE_AGENT_PYTHON")
 readonly EX_UNAVAILABLE=69 # sysexits.h: something needed is not here
 

@@ -11,8 +11,9 @@ set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd -P)
 venv=$root/.venv
+pythons=(python3.14 python3.13 python3.12 python3.11 python3.10 python3)
 # The distribution's first: its GStreamer bindings are for no other.
-pythons=(/usr/bin/python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3)
+[[ ":$PATH:" != *:/usr/bin:* ]] || pythons=(/usr/bin/python3 "${pythons[@]}")
 [ -z "${EDGE_AGENT_PYTHON:-}" ] || pythons=("$EDGE_AGENT_PYTHON")
 readonly EX_UNAVAILABLE=69 # sysexits.h: something needed is not here
 

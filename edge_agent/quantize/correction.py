@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class LayerError:
     """Of one convolution whose input and weights take 8 bits."""
 
-    mean: NDArray[np.float32]
+    mean: NDArray[np.floating[Any]]
     """Quantized less float output, for each channel."""
     sqnr_db: float
     """Power of the float output over that of the difference, in decibel."""
@@ -79,7 +79,7 @@ def corrected(model: ModelProto, errors: Mapping[str, LayerError]) -> ModelProto
     for name, error in errors.items():
         bias = graph.nodes[name].input[2]
         if len(graph.consumers[bias]) == 1:
-            biases[bias].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(biases[bias]) - error.mean, bias))
+            biases[bias].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(biases[bias]) - error.mean.astype(np.float32), bias))
     return done
 
 

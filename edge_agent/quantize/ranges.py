@@ -130,20 +130,25 @@ def mse(histogram: Histogram) -> Range:
 
 
 def entropy(histogram: Histogram) -> Range:
-    """Both ends shrunk alike, until the rounded distribution tells least of what the true one did not."""
-    total = max(1, histogram.counts.sum())
-    true = histogram.counts / total
-    centres = histogram.centres
+    """Both ends shrunk alike, to where the rounded values tell least of what the true ones, with all beyond at the ends, did not."""
+    centres, counts = histogram.centres, histogram.counts.astype(np.float64)
     best = (np.inf, histogram.low, histogram.high)
     for share in _SHRINK:
         low, high = histogram.low * share, histogram.high * share
-        clipped = np.clip(centres, low, high)
-        level = np.floor((clipped - low) / ((high - low) or 1.0) * LEVELS).astype(np.int64)
-        mass = np.bincount(level, weights=true, minlength=LEVELS + 1)
-        inside = (centres >= low) & (centres <= high) & (true > 0)
-        bins = np.bincount(level[inside], minlength=LEVELS + 1)
-        spread = np.where(inside, mass[level] / np.maximum(1, bins[level]), 1e-9)
-        divergence = float((true[true > 0] * np.log(true[true > 0] / np.maximum(spread[true > 0], 1e-12))).sum())
+        inside = np.flatnonzero((centres >= low) & (centres <= high))
+        if inside.size == 0 or not counts[inside].any():
+            continue
+        true = counts[inside].copy()
+        seen = true > 0
+        level = ((centres[inside] - low) / ((high - low) or 1.0) * LEVELS).astype(np.int64)
+        mean = np.bincount(level, weights=true, minlength=LEVELS + 1) / np.maximum(
+            1, np.bincount(level, weights=seen, minlength=LEVELS + 1)
+        )
+        rough = np.where(seen, mean[level], 0.0)
+        true[0] += counts[: inside[0]].sum()
+        true[-1] += counts[inside[-1] + 1 :].sum()
+        true, rough = true / true.sum(), np.maximum(rough / rough.sum(), 1e-9)
+        divergence = float((true[true > 0] * np.log(true[true > 0] / rough[true > 0])).sum())
         best = min(best, (divergence, float(low), float(high)))
     return best[1], best[2]
 

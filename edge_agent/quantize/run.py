@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent import evaluation, labelled
-from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
+from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, ModelError
 from edge_agent.evaluation import ModelOptions
 from edge_agent.image import Image
 from edge_agent.models._preprocess import Preprocessor
@@ -81,7 +81,8 @@ def quantize(request: Request, bar: Callable[[str], AbstractContextManager[Progr
     goal = Goal(request.target_drop, request.options.threads, TYPES[cpu], cpu == this_cpu(), deadline)
     search = Search(original, judge, histograms, tensors, goal, say)
     best = search.best(possible)
-    assert best is not None  # there is a plan
+    if best is None:
+        raise ModelError(f"{request.source}: ONNX Runtime runs no quantized form of it")
     found = _result(request, search, best, cpu, time.monotonic() - started)
     if found.refused:
         raise Refused(found)

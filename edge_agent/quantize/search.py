@@ -7,12 +7,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from edge_agent.errors import ModelError
 from edge_agent.quantize import correction, timing
 from edge_agent.quantize.accuracy import Accuracy, Judge
 from edge_agent.quantize.graph import Graph
 from edge_agent.quantize.insertion import Types, insert, tensors
 from edge_agent.quantize.plans import Plan
 from edge_agent.quantize.ranges import Histogram, Range, every_method
+from edge_agent.quantize.sessions import Session
 from edge_agent.quantize.simulation import Simulation, best_methods
 from edge_agent.runtimes.base import Tensor
 
@@ -84,9 +86,8 @@ class Search:
         found: Candidate | None = None
         missed: Candidate | None = None
         for plan, speed in self._by_speed(plans):
-            if found is not None and (found.speed.ratio >= speed.ratio or self._is_late()):
-                break
-            if found is None and missed is not None and self._is_late():
+            enough = found is not None and (found.speed.ratio >= speed.ratio or not self.goal.same_machine)
+            if enough or (self._is_late() and (found or missed)):
                 break
             candidate = self._mended(plan)
             candidate.speed = self._speed(candidate.model, _RESULT_ROUNDS)
@@ -100,16 +101,24 @@ class Search:
 
     def _by_speed(self, plans: Sequence[Plan]) -> list[tuple[Plan, timing.Speed]]:
         """Plans that are faster than float here, the fastest first; all of them, in their order, for another machine."""
-        self.say(f"timing {len(plans)} plans")
-        models = {REFERENCE: self.reference}
+        models: dict[str, ModelProto] = {}
         for plan in plans:
-            models[plan.name] = self._insert(plan.model, plan.nodes, self._by_method["min-max"])
-        speeds = timing.measure(models, REFERENCE, self.pictures[0], threads=self.goal.threads, rounds=_PLAN_ROUNDS)
-        for plan in plans:
-            self.say(f"  {plan.name}: {speeds[plan.name].ms:.1f} ms, {speeds[plan.name].ratio:.2f}x")
-        pairs = [(plan, speeds[plan.name]) for plan in plans]
+            model = self._insert(plan.model, plan.nodes, self._by_method["min-max"])
+            try:
+                Session(model).run({model.graph.input[0].name: self.pictures[0]})
+            except ModelError as error:
+                self.say(f"{plan.name}: left out, {error}")
+                continue
+            models[plan.name] = model
         if not self.goal.same_machine:
-            return [(plan, replace(speed, ratio=1 / position)) for position, (plan, speed) in enumerate(pairs, 1)]
+            return [(plan, timing.Speed(0.0, 1.0)) for plan in plans if plan.name in models]
+        self.say(f"timing {len(models)} plans")
+        speeds = timing.measure(
+            {REFERENCE: self.reference, **models}, REFERENCE, self.pictures[0], threads=self.goal.threads, rounds=_PLAN_ROUNDS
+        )
+        pairs = [(plan, speeds[plan.name]) for plan in plans if plan.name in models]
+        for plan, speed in pairs:
+            self.say(f"  {plan.name}: {speed.ms:.1f} ms, {speed.ratio:.2f}x")
         worth = [pair for pair in pairs if pair[1].ratio >= _WORTH]
         return sorted(worth or pairs[:1], key=lambda pair: -pair[1].ratio)
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper, save
 
 from edge_agent.detections import Masks, Segmentation, run_lengths
 from edge_agent.errors import ConfigError
@@ -249,3 +250,34 @@ def test_polygons_are_outer_contours_in_the_picture() -> None:
 def test_shares_add_up_and_classes_without_names_are_numbers() -> None:
     found = Segmentation(np.array([[0, 0, 5], [1, 0, 5]], np.int32), 30, 20, ("a",))
     assert [(name, round(share, 3)) for _, name, share in found.shares()] == [("a", 0.5), ("5", 0.333), ("1", 0.167)]
+
+
+def test_a_detr_is_told_the_size_of_its_input_by_a_second_one(tmp_path: Path) -> None:
+    """The graph's one box is [0, 0, *orig_target_sizes]: all of the input, and so all of the picture."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Cast", ["orig_target_sizes"], ["sizes"], to=TensorProto.FLOAT),
+        helper.make_node("Concat", ["corner", "sizes"], ["flat"], axis=1),
+        helper.make_node("Reshape", ["flat", "shape"], ["boxes"]),
+        helper.make_node("Identity", ["label"], ["labels"]),
+        helper.make_node("ReduceMax", ["images"], ["zero"], keepdims=0),
+        helper.make_node("Max", ["zero", "score"], ["scores"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.zeros((1, 2), np.float32), "corner"),
+        numpy_helper.from_array(np.array([1, 1, 4], np.int64), "shape"),
+        numpy_helper.from_array(np.array([[1]], np.int64), "label"),
+        numpy_helper.from_array(np.array([[0.75]], np.float32), "score"),
+    ]
+    inputs = [value("orig_target_sizes", TensorProto.INT64, [1, 2]), value("images", TensorProto.FLOAT, [1, 3, 96, 64])]
+    outputs = [
+        value("labels", TensorProto.INT64, [1, 1]),
+        value("boxes", TensorProto.FLOAT, [1, 1, 4]),
+        value("scores", TensorProto.FLOAT, [1, 1]),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "g", inputs, outputs, constants), opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    save(model, str(tmp_path / "m.onnx"))
+    found = load(tmp_path / "m.onnx", labels=["a", "b"])(WIDE, THRESHOLDS).detections
+    assert found.label == ["b"]
+    assert found.xyxy.tolist() == [[0, 0, 128, 96]]

@@ -105,3 +105,14 @@ def test_a_start_after_a_crash_tries_the_model_elsewhere_first(tmp_path: Path, m
     write(tmp_path / "m.onnx", opset=14)  # another file by the same name is given its chance
     assert _guard.load_guarded(config(path), state).identity.family == "yolov8"
     assert not (state / _guard.MARKER).exists()
+
+
+@pytest.mark.usefixtures("crashing")
+def test_the_daemon_crashes_once_and_then_says_why(tmp_path: Path, edge_agent: CommandLine) -> None:
+    write(tmp_path / "m.onnx")
+    (tmp_path / "agent.toml").write_text(AGENT)
+    first = edge_agent.run("run", "-c", str(tmp_path / "agent.toml"))
+    assert first.returncode == -6
+    again = edge_agent.run("run", "-c", str(tmp_path / "agent.toml"))
+    assert again.returncode == 78, again.stderr  # systemd does not restart it
+    assert "m.onnx crashes the library that runs it (SIGABRT)" in again.stderr

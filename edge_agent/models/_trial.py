@@ -40,7 +40,7 @@ def attempt(config: AgentConfig, *, infer: bool, timeout_s: float = LONGEST_S) -
     path = _loading.model_path(config)
     try:
         done = subprocess.run(  # noqa: S603 - ourselves
-            command, input=json.dumps(request), capture_output=True, text=True, timeout=timeout_s, check=False, cwd=Path.cwd()
+            command, input=json.dumps(request), capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
         raise ConfigError(f"model.path: {path} was not loaded within {timeout_s:.0f} s") from None

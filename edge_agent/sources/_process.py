@@ -27,7 +27,7 @@ from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 
 log = logging.getLogger(__name__)
 
-START_S = 15.0
+START_S = 60.0
 """Longest time for Python to start and import, on a small board that is busy."""
 LEAVE_S = 1.0
 """For the process to be gone after it was killed. One inside a driver that cannot be interrupted is not, and is left."""

@@ -175,7 +175,8 @@ def _copy(area: mmap.mmap, skip: int, used: int) -> NDArray[np.uint8]:
     if used <= skip:
         return np.empty(0, np.uint8)
     view: NDArray[np.uint8] = np.frombuffer(area, np.uint8, used - skip, skip)
-    return view.copy()
+    copied: NDArray[np.uint8] = view.copy()
+    return copied
 
 
 def _lost(error: OSError) -> Lost:

@@ -128,15 +128,25 @@ def _contract_line(kind: str, camera: str | None, content: Any, options: WatchOp
 
 
 def _detections(content: Mapping[str, Any], options: WatchOptions) -> str | None:
-    found: Sequence[Mapping[str, Any]] = [d for d in content["detections"] if options.label in {None, d["label"]}]
+    of_picture = [*content.get("classes", ()), *content.get("segments", ())]
+    found: Sequence[Mapping[str, Any]] = [d for d in [*content["detections"], *of_picture] if options.label in {None, d["label"]}]
     if not found and not (options.every_frame and options.label is None):
         return None
-    parts = [f"{d['label']} {d['confidence']:.2f} [{', '.join(f'{v:.0f}' for v in d['xyxy'])}]" for d in found[:MOST_SHOWN]]
+    parts = [_seen(one) for one in found[:MOST_SHOWN]]
     more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
     seen = "; ".join(parts) + more if parts else "nothing"
     age = (time.time() - datetime.fromisoformat(content["captured_at"].replace("Z", "+00:00")).timestamp()) * 1e3
     shown = f"{age:.0f} ms" if abs(age) < 60_000 else content["captured_at"]
     return f"{content['camera']} frame {content['frame_id']}: {seen}  ({shown}, inference {content['latency_ms']['infer']:.1f} ms)"
+
+
+def _seen(one: Mapping[str, Any]) -> str:
+    """A detection, a class of the whole picture, or a segment of it."""
+    if "share" in one:
+        return f"{one['label']} {one['share']:.1%}"
+    place = f" [{', '.join(f'{v:.0f}' for v in one['xyxy'])}]" if "xyxy" in one else ""
+    more = ", ".join(key for key in ("keypoints", "mask") if key in one)
+    return f"{one['label']} {one['confidence']:.2f}{place}{f' with {more}' if more else ''}"
 
 
 def _health(content: Mapping[str, Any]) -> str:

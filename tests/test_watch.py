@@ -69,6 +69,19 @@ def test_detections_show_label_confidence_box_age_and_inference() -> None:
     assert shown.endswith(" ms, inference 12.3 ms)")
 
 
+def test_what_other_tasks_see_is_shown_too() -> None:
+    content = json.loads(detections(PERSON))
+    content["detections"][0]["keypoints"] = [[1, 2, 0.5]]
+    content["classes"] = [{"class_id": 3, "label": "broccoli", "confidence": 0.7}]
+    content["segments"] = [{"class_id": 0, "label": "road", "share": 0.25}]
+    line = render(DETECTIONS, json.dumps(content).encode(), WatchOptions())
+    assert line is not None
+    assert "Person 0.91 [10, 20, 30, 41] with keypoints; broccoli 0.70; road 25.0%" in line
+    line = render(DETECTIONS, json.dumps(content).encode(), WatchOptions(label="road"))
+    assert line is not None
+    assert ": road 25.0%  (" in line
+
+
 def test_an_old_or_unset_clock_shows_the_time_itself() -> None:
     shown = line(DETECTIONS, detections(PERSON, captured=86400.0))
     assert shown is not None

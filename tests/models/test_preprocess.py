@@ -57,6 +57,26 @@ def test_a_float_nhwc_input_gets_its_offset() -> None:
     np.testing.assert_allclose(tensor[0].astype(np.float32), pixels[:, :, ::-1] / 127.5 - 1, atol=1e-6)
 
 
+MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.uint8])
+def test_each_channel_has_a_mean_and_deviation_of_its_own(dtype: type[np.generic], layout: str) -> None:
+    pixels = noise(16, 8)
+    quantization = Quantization(0.02, 3) if np.dtype(dtype).itemsize == 1 else None
+    shape = (1, 8, 16, 3) if layout == "NHWC" else (1, 3, 8, 16)
+    spec = TensorSpec("x", shape, np.dtype(dtype), quantization)
+    tensor, _ = Preprocessor(spec, InputFormat.normalised("RGB", "none", MEAN, DEVIATION))(BgrImage(pixels))
+    real = (pixels[:, :, ::-1].astype(np.float64) - MEAN) / DEVIATION
+    if quantization is not None:
+        limits = np.iinfo(spec.dtype.name)
+        real = np.clip(np.round(real / quantization.scale) + quantization.zero_point, limits.min, limits.max)
+    found = tensor[0].astype(np.float64) if layout == "NHWC" else tensor[0].astype(np.float64).transpose(1, 2, 0)
+    assert tensor.dtype == dtype
+    np.testing.assert_allclose(found, real, atol={np.float32: 1e-5, np.float16: 5e-3}.get(dtype, 0))
+
+
 def test_padding_is_clean_after_a_source_of_another_shape() -> None:
     preprocess = Preprocessor(TensorSpec("x", (1, 3, 64, 64), FLOAT), InputFormat("RGB", "top_left"))
     preprocess(BgrImage(noise(32, 64)))

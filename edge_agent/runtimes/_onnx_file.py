@@ -23,6 +23,7 @@ _STANDARD_DOMAINS = {
     *("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc", "com.microsoft.experimental"),
 }
 _FLOAT = 1
+_TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16"}
 _MAX_ANCHORS = 1_000_000
 
 Span = tuple[int, int]
@@ -213,6 +214,13 @@ def _anchors(data: mmap.mmap, initializers: list[Initializer]) -> dict[int, NDAr
     return found
 
 
+def _constants(initializers: list[Initializer]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for tensor in initializers:
+        counts[_TYPES.get(tensor.kind, "other")] += math.prod(tensor.shape)
+    return counts
+
+
 def read(path: Path) -> FileFacts:
     """Operators, opset, size and constants of a file. Raises Damaged with the reason; OSError."""
     with path.open("rb") as file:
@@ -233,7 +241,7 @@ def read(path: Path) -> FileFacts:
                 custom_operators=tuple(sorted(found.custom - found.functions)),
                 opset=f"opset {opset}",
                 producer=found.producer,
-                parameters=sum(math.prod(tensor.shape) for tensor in found.initializers),
+                constants=dict(_constants(found.initializers)),
                 missing_files=_missing(path, found.initializers),
                 anchors=_anchors(data, found.initializers),
             )

@@ -18,6 +18,7 @@ from edge_agent.runtimes.base import FileFacts, Normalisation
 _NAMES = {3: "Conv", 4: "DepthwiseConv", 6: "DequantizeLinear", 14: "Sigmoid", 25: "Softmax", 32: "Custom", 47: "Exp", 56: "ArgMax",
           114: "QuantizeLinear"}  # fmt: skip
 """Builtin operators by the names that ONNX has for them, where a family asks for them."""
+_TYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8", 10: "float64", 17: "int4"}
 _CUSTOM = 32
 _KNOWN_CUSTOM = {"TFLite_Detection_PostProcess"}
 _NORMALIZATION = 1
@@ -120,23 +121,24 @@ def _operators(model: _Table) -> tuple[dict[str, int], set[str]]:
     return dict(counts), custom - _KNOWN_CUSTOM
 
 
-def _parameters(model: _Table, length: int) -> int:
-    """Numbers in constant tensors. Raises Damaged for a buffer that reaches past the end."""
+def _constants(model: _Table, length: int) -> Counter[str]:
+    """Numbers in constant tensors, by type. Raises Damaged for a buffer that reaches past the end."""
     filled = []
     for buffer in model.tables(4):
         offset, size = buffer.number(1, "<Q"), buffer.number(2, "<Q")
         if offset > 1 and offset + size > length:
             raise Damaged(f"it ends in the middle: {offset + size - length} bytes are missing")
         filled.append(bool(buffer.size(0)) or size > 0)
-    total = 0
+    counts: Counter[str] = Counter()
     for graph in model.tables(2):
         for tensor in graph.tables(0):
             index = tensor.number(2, "<I")
             if index >= len(filled):
                 raise Damaged("a tensor has no buffer")
             if filled[index]:
-                total += math.prod(int(size) for size in tensor.numbers(0, "i"))
-    return total
+                kind = _TYPES.get(tensor.number(1, "<b"), "other")
+                counts[kind] += math.prod(int(size) for size in tensor.numbers(0, "i"))
+    return counts
 
 
 def _normalisation(model: _Table) -> Normalisation | None:
@@ -169,7 +171,7 @@ def read(path: Path) -> FileFacts:
             try:
                 model = _root(data)
                 operators, custom = _operators(model)
-                parameters = _parameters(model, len(data))
+                constants = _constants(model, len(data))
                 try:
                     normalisation = _normalisation(model)
                 except (Damaged, struct.error):  # a damaged description of a model that is whole
@@ -183,6 +185,6 @@ def read(path: Path) -> FileFacts:
                 custom_operators=tuple(sorted(custom)),
                 opset=f"schema {model.number(0, '<I')}",
                 producer=model.text(3),
-                parameters=parameters,
+                constants=dict(constants),
                 normalisation=normalisation,
             )

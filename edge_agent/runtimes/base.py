@@ -52,14 +52,32 @@ class FileFacts:
     """Those that neither format defines."""
     opset: str = ""
     producer: str = ""
-    parameters: int = 0
-    """Numbers in the graph's constants."""
+    constants: Mapping[str, int] = field(default_factory=dict)
+    """How many numbers the graph's constants hold, by their type."""
     missing_files: tuple[str, ...] = ()
     """What is wrong with the files that hold the weights beside it, a line for each."""
     anchors: Mapping[int, NDArray[np.float32]] = field(default_factory=dict, repr=False)
     """Constants [rows, 4], by their number of rows."""
     normalisation: Normalisation | None = None
     """What the file's metadata ask for."""
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the graph's constants."""
+        return sum(self.constants.values())
+
+    @property
+    def precision(self) -> str:
+        """``int8``, ``float16`` or ``float32``: what most of the weights are stored in, which is what most arithmetic is done in.
+
+        Where there are no weights of these types: float32.
+        """
+        weights = {
+            "float32": self.constants.get("float32", 0),
+            "float16": self.constants.get("float16", 0),
+            "int8": self.constants.get("int8", 0) + self.constants.get("uint8", 0),
+        }
+        return max(weights, key=weights.__getitem__)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from edge_agent.runtimes import _onnx_file
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
 
 _LONGEST_REASON = 300
+_QUANTIZED = {"QLinearConv", "DequantizeLinear", "ConvInteger"}
 _DTYPES = {
     "float": "float32",
     "float16": "float16",
@@ -76,7 +77,7 @@ class OnnxRuntime(Runtime):
             outputs,
             f"ONNX Runtime {ort.__version__}",
             session.get_providers()[0],
-            _precision(context.path),
+            _precision(context.path, facts),
             metadata,
             _names(metadata.get("names", "")),
             facts,
@@ -149,11 +150,12 @@ def _metadata_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     return (width, height) if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0 else None
 
 
-def _precision(path: Path) -> str:
-    """By the operators' names in the file: parsing it would need the package onnx."""
+def _precision(path: Path, facts: FileFacts | None) -> str:
+    """By the operators, as weights may be quantized when it is loaded; in a file of the library's own (.ort), by their names in it."""
+    if facts is not None:
+        return "int8" if _QUANTIZED & facts.operators.keys() else facts.precision
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        quantized = any(data.find(name) >= 0 for name in (b"QLinearConv", b"DequantizeLinear", b"ConvInteger"))
-    return "int8" if quantized else "float32"
+        return "int8" if any(data.find(name.encode()) >= 0 for name in _QUANTIZED) else "float32"
 
 
 def _spec(node: Any) -> TensorSpec:

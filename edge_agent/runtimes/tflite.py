@@ -8,7 +8,6 @@ import importlib
 import importlib.metadata
 import os
 import zipfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,9 +48,8 @@ class TfliteRuntime(Runtime):
         inputs = sorted(self._interpreter.get_input_details(), key=lambda details: len(details["shape"]) != 4)  # the picture first
         outputs = self._interpreter.get_output_details()
         metadata, labels = _associated_files(context.path)
-        precision = _precision(self._interpreter)
         self.spec = GraphSpec(
-            tuple(map(_spec, inputs)), tuple(map(_spec, outputs)), name, "CPU (XNNPACK)", precision, metadata, labels, facts
+            tuple(map(_spec, inputs)), tuple(map(_spec, outputs)), name, "CPU (XNNPACK)", facts.precision, metadata, labels, facts
         )
         self._input = inputs[0]["index"]
         self._outputs = [output["index"] for output in outputs]
@@ -117,15 +115,6 @@ def _spec(details: dict[str, Any]) -> TensorSpec:
     scale, zero_point = details["quantization"]
     quantization = Quantization(float(scale), int(zero_point)) if scale else None
     return TensorSpec(str(details["name"]), shape, np.dtype(details["dtype"]), quantization)
-
-
-def _precision(interpreter: Any) -> str:
-    """By the type that most of the graph's tensors have, biases (int32) and shapes aside."""
-    counts = Counter(np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details())
-    eight_bit = counts["int8"] + counts["uint8"]
-    if eight_bit > counts["float32"]:
-        return "int8"
-    return "float16" if counts["float16"] else "float32"
 
 
 def _associated_files(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -67,6 +67,16 @@ def test_operators_of_the_files_own_are_named(tmp_path: Path) -> None:
     assert "it has operators of its own: my.ops.Frobnicate; export it without them" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(b"Frobnicate_Detections_Again0", "operators of its own: Frobnicate_"), (b"FlexCombinedNonMaxSuppressio", "operators of TensorFlow")],
+)
+def test_operators_that_tflite_has_not_are_named(tmp_path: Path, name: bytes, message: str) -> None:
+    data = MODEL.read_bytes().replace(b"TFLite_Detection_PostProcess\0", name + b"\0")
+    (tmp_path / "m.tflite").write_bytes(data)
+    assert message in refused(tmp_path / "m.tflite")
+
+
 def test_weights_beside_the_file_must_be_there_and_whole(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", external=True)
     assert len(load(path)(GREY, THRESHOLDS).detections) == 1

@@ -96,3 +96,19 @@ def test_bytes_that_are_changed_are_refused_or_read_and_nothing_else(tmp_path: P
         (tmp_path / "changed").write_bytes(data)
         with contextlib.suppress(error):
             read(tmp_path / "changed")
+
+
+@pytest.mark.parametrize(
+    ("file", "precision"),
+    [
+        ("models/yolox_nano.onnx", "float32"),
+        ("models/yolox_nano_float16_quantize.tflite", "float16"),
+        ("models/broken/yolox_nano_only_int8_quantize.tflite", "float32"),  # its weights are 4 bytes each, whatever its name says
+        ("models/movenet_single_pose_lightning_ptq.tflite", "int8"),
+        ("ship/models/ped_int8.onnx", "int8"),
+        ("ship/models/ped_f32.onnx", "float32"),
+    ],
+)
+def test_precision_is_that_of_most_weights(assets: Path, file: str, precision: str) -> None:
+    read = _onnx_file.read if file.endswith(".onnx") else _tflite_file.read
+    assert read(assets / file).precision == precision

@@ -74,12 +74,12 @@ def corrected(model: ModelProto, errors: Mapping[str, LayerError]) -> ModelProto
     from onnx import numpy_helper
 
     done = copy.deepcopy(model)
-    graph = Graph(done)
-    biases = {w.name: w for w in done.graph.initializer}
+    nodes = {node.name: node for node in done.graph.node}
+    biases = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
     for name, error in errors.items():
-        bias = graph.nodes[name].input[2]
-        if len(graph.consumers[bias]) == 1:
-            biases[bias].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(biases[bias]) - error.mean.astype(np.float32), bias))
+        bias = (biases[nodes[name].input[2]] - error.mean).astype(np.float32)
+        nodes[name].input[2] = f"{name}/bias"  # its own: equal ones may be shared
+        done.graph.initializer.append(numpy_helper.from_array(bias, f"{name}/bias"))
     return done
 
 

@@ -25,7 +25,7 @@ BINS = 4096
 LEVELS = 255
 _AT_ONCE = 64 << 20
 """Bytes of tensors that are asked for in one run."""
-_SHRINK = np.linspace(0.1, 1.0, 19)
+_SHRINK = np.geomspace(0.03, 1.0, 22)
 Range = tuple[float, float]
 
 

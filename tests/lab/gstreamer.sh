@@ -3,123 +3,122 @@
 # v4l2-ctl, python3-gi, gir1.2-gst-plugins-base-1.0 and gstreamer1.0-plugins-good, after
 #   python3 -m venv V && V/bin/pip install -e CHECKOUT
 # as:  tests/lab/gstreamer.sh V/bin/edge-agent
-# Tries YUYV and NV12 (vivid) and MJPG (v4l2loopback), a pipeline of one's own, unplug and replug in both ways, injected
-# buffer errors, a busy device, a size that is not offered, a missing element, and a node that is no camera.
+# YUYV and NV12 (vivid), MJPG (v4l2loopback), a pipeline of one's own that sets controls, sizes that are not there, nodes
+# that are no cameras, a missing element, a busy device, permissions, errors that the driver injects, unplug and replug in two
+# ways, another number, a sender that stops, and a camera in a process of its own, as is the default.
 set -uo pipefail
-agent=$1
-work=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$work"' EXIT
-failures=0
-ok() { echo "ok      $*"; }
-bad() { echo "FAILED  $*"; failures=$((failures + 1)); }
-has() { if grep -qE -- "$1" "$2"; then ok "$3"; else bad "$3"; tail -5 "$2"; fi; }
-await() { # await SECONDS PATTERN FILE [FROM-LINE]
-  local end=$((SECONDS + $1))
-  # Not grep -q: it would leave early, and end tail by SIGPIPE.
-  until tail -n "+${4:-1}" "$3" 2>/dev/null | grep -E -- "$2" >/dev/null; do [ $SECONDS -lt $end ] || return 1; sleep 0.2; done
+# shellcheck source=tests/lab/lab.sh
+source "$(dirname "$(readlink -f "$0")")/lab.sh"
+lab
+camera() { # camera ID SOURCE [LINES]
+  printf "[[cameras]]\nid = \"%s\"\nsource = '%s'\nkind = \"gstreamer\"\n%s\n" "$1" "$2" "${3-}"
 }
-expect() { # expect SECONDS PATTERN TEXT: in what the broker sends from now on
-  if await "$1" "$2" "$work/heard" "$(($(wc -l <"$work/heard") + 1))"; then ok "$3"; else
-    bad "$3"
-    tail -n 5 "$work/log" "$work/heard" | cut -c1-600
-  fi
+small=$'width = 640\nheight = 360\nfps = 5'
+own="v4l2src device=$two extra-controls=c,brightness=77 ! video/x-raw,format=YUY2,width=640,height=360,framerate=5/1 ! appsink"
+cameras() {
+  camera yuyv $zero "$thread"$'\nformat = "YUYV"\n'"$small"
+  camera nv12 $one "$thread"$'\nformat = "NV12"\n'"$small"
+  camera mjpg /dev/video20 "$thread"
+  camera own "$own" "$thread"
+  camera size $three "$thread"$'\nwidth = 641\nheight = 361\nformat = "YUYV"'
+  camera meta $meta "$thread"
 }
+{ header state; cameras; camera apart $four "$small"$'\nformat = "YUYV"'; } >"$work/agent.toml"
 
-modprobe vivid n_devs=2 node_types=0x1,0x1 num_inputs=1,1 input_types=0x0,0x0
-modprobe v4l2loopback devices=1 video_nr=20 card_label=loop exclusive_caps=1
-udevadm settle
-mapfile -t nodes < <(grep -l '^vivid' /sys/class/video4linux/*/name | sed 's,.*/\(video[0-9]*\)/name,/dev/\1,' | sort -V)
-yuyv=${nodes[0]} nv12=${nodes[1]}
-ffmpeg -nostdin -v error -re -stream_loop -1 -f lavfi -i testsrc2=size=640x480:rate=10 -c:v mjpeg -pix_fmt yuvj422p -f v4l2 /dev/video20 &
-mosquitto -p 18830 >"$work/mosquitto.log" 2>&1 &
-sleep 3
-
-header() {
-  cat <<T
-[device]
-id = "lab"
-state_dir = "state"
-[model]
-threads = 2
-[mqtt]
-host = "127.0.0.1"
-port = 18830
-[health]
-interval_s = 1
-T
-}
-camera() { # camera ID SOURCE LINE...
-  printf '[[cameras]]\nid = "%s"\nsource = "%s"\nkind = "gstreamer"\n' "$1" "$2"
-  shift 2
-  printf '%s\n' "$@"
-}
-{
-  header
-  camera yuyv "$yuyv" 'width = 640' 'height = 360' 'format = "YUYV"'
-  camera nv12 "$nv12" 'width = 640' 'height = 360' 'format = "NV12"'
-  camera mjpg /dev/video20
-  camera own 'videotestsrc is-live=true ! video/x-raw,width=322,height=242,framerate=5/1,format=RGB ! appsink'
-} >"$work/agent.toml"
-
-"$agent" check --probe -c "$work/agent.toml" >"$work/check" 2>&1; cat "$work/check"
+echo "--- check"
+{ header element; camera gone 'nosuchsrc ! appsink'; } >"$work/element.toml"
+"$agent" check -c "$work/element.toml" >"$work/element" 2>&1
+has "no element 'nosuchsrc'" "$work/element" "check names an element that is missing"
+{ header other; cameras; camera nothing /dev/video99 "$thread"; camera null /dev/null "$thread"; } >"$work/check.toml"
+"$agent" check --probe -c "$work/check.toml" >"$work/check" 2>&1; cut -c1-300 "$work/check"
 has "ok .*camera yuyv: 640x360, none \(YUY2\)" "$work/check" "vivid gives YUYV at the size asked for"
 has "ok .*camera nv12: 640x360, none \(NV12\)" "$work/check" "vivid gives NV12 at the size asked for"
 has "ok .*camera mjpg: 640x480, jpeg" "$work/check" "v4l2loopback gives MJPG, not decoded by GStreamer"
-has "ok .*camera own: 322x242, none \(RGB\)" "$work/check" "a pipeline of one's own"
+has "ok .*camera own: 640x360, none \(YUY2\)" "$work/check" "a pipeline of one's own"
+has "failed.*camera size.*does not offer 641x361.*the nearest is 640x360" "$work/check" "a size that is none: the nearest"
+has "failed.*camera meta.*metadata; the camera is $zero" "$work/check" "a metadata node: the camera's node"
+has "failed.*camera nothing.*video99 does not exist" "$work/check" "an absent device is said"
+has "failed.*camera null.*it is no V4L2 device" "$work/check" "a node that is no camera is said"
+{ header nobody; camera only $two "$thread"; } >"$work/nobody.toml"
+sed -i 's,^state_dir.*,state_dir = "/tmp/lab-nobody",' "$work/nobody.toml"
+runuser -u nobody -- "$agent" check --probe -c "$work/nobody.toml" >"$work/only" 2>&1
+has "failed.*camera only.*belongs to the group 'video'" "$work/only" "no permission: the group that owns the node"
 
-{
-  header
-  camera odd "$yuyv" 'width = 641' 'height = 13' 'format = "YUYV"'
-  camera nothing /dev/video99
-  camera null /dev/null
-} >"$work/wrong.toml"
-"$agent" check --probe -c "$work/wrong.toml" >"$work/wrong" 2>&1; cat "$work/wrong"
-has "failed.*camera odd.*the nearest is" "$work/wrong" "a size that is not offered is refused, and the nearest named"
-has "failed.*camera nothing.*video99" "$work/wrong" "an absent device is said"
-has "failed.*camera null" "$work/wrong" "a node that is no camera is said"
-{
-  header
-  camera gone 'nosuchsrc ! appsink'
-} >"$work/element.toml"
-"$agent" check -c "$work/element.toml" >"$work/element" 2>&1
-has "no element 'nosuchsrc'" "$work/element" "check names an element that is missing"
+echo "--- run"
+listen
+started "$work/agent.toml"
+since 120 'camera/yuyv/detections .*"width":640,"height":360' "YUYV frames are served"
+since 60 'camera/nv12/detections .*"width":640,"height":360' "NV12 frames are served"
+since 60 'camera/mjpg/detections .*"width":640,"height":480' "MJPG frames are served"
+since 60 'camera/own/detections .*"width":640,"height":360' "frames of a pipeline of one's own are served"
+[ $failures -lt 4 ] || { tail -n 20 "$work/log"; exit 1; } # nothing below can work either
+since 30 'camera/yuyv/status .*"mode":"YUY2 640x360 at 5/s"' "the negotiated mode is in the status"
+since 30 'camera/size/status .*"code":"unsupported".*the nearest is 640x360' "a size that is not offered is that camera's state"
+since 30 'camera/meta/status .*"code":"not_found".*the camera is /dev/v4l/by-id/usb-Lab_Zero_SN0-video-index0' "so is a metadata node"
+v4l2-ctl -d $two -C brightness >"$work/controls"
+has 'brightness: 77' "$work/controls" "a control that the pipeline sets"
+{ header busy-state; camera yuyv $zero "$thread"$'\n'"$small"; } >"$work/busy.toml"
+"$agent" check --probe -c "$work/busy.toml" >"$work/busy" 2>&1
+has "failed.*camera yuyv.*in use by .*\(process" "$work/busy" "a busy device is said, and by whom"
+apart
+before=$(descriptors $run)
 
-mosquitto_sub -p 18830 -v -t 'edge/#' >"$work/heard" &
-"$agent" run -c "$work/agent.toml" >"$work/log" 2>&1 &
-run=$!
-for one in 'yuyv/detections .*"width":640,"height":360' 'nv12/detections .*"width":640,"height":360' \
-  'mjpg/detections .*"width":640,"height":480' 'own/detections .*"width":322,"height":242'; do
-  expect 60 "camera/$one" "frames are served: ${one%%/*}"
+echo "--- errors that the driver injects"
+mark
+v4l2-ctl -d $zero -c inject_v4l2_buf_flag_error=1
+v4l2-ctl -d $zero -c percentage_of_dropped_buffers=30
+since 30 'camera/yuyv/detections' "frames are served beside damaged and dropped buffers"
+v4l2-ctl -d $zero -c percentage_of_dropped_buffers=0
+not_since 'camera/yuyv/status .*backoff' "and no reconnect"
+mark
+v4l2-ctl -d $zero -c inject_vidioc_qbuf_error=1
+since 60 'camera/yuyv/detections' "a buffer that is not taken back: frames go on"
+served 60 yuyv "and further"
+mark
+v4l2-ctl -d $zero -c inject_fatal_streaming_error=1
+since 30 'camera/yuyv/status .*"state":"(backoff|connecting)".*"code":' "a fatal streaming error is published"
+heard | grep -m1 -oE '"code":"[a-z_]+","message":"[^"]*"'
+since 60 'camera/yuyv/status .*"state":"online"' "and it is online again"
+served 60 yuyv "and frames are served"
+
+echo "--- unplugged"
+for round in 1 2 3; do
+  mark
+  v4l2-ctl -d $zero -c disconnect=1
+  since 30 'camera/yuyv/status .*"state":"backoff".*"code":"unplugged"' "way A, $round: unplugged is published"
+  since 60 'camera/yuyv/status .*"state":"online"' "way A, $round: online again"
 done
-[ $failures -lt 4 ] || exit 1 # nothing below can work either
+served 60 yuyv "way A: frames are served again"
+for round in 1 2; do
+  mark
+  unbind
+  since 30 'camera/yuyv/status .*"code":"(not_found|unplugged)"' "way B, $round: the node vanished, published"
+  since 30 'camera/own/status .*"code":"(not_found|unplugged)"' "way B, $round: of the pipeline of one's own, too"
+  served 30 mjpg "way B, $round: the other camera goes on"
+  mark
+  rebind
+  for name in yuyv nv12 own apart; do since 60 "camera/$name/status .*\"state\":\"online\"" "way B, $round: $name is online again"; done
+done
+served 60 yuyv "way B: frames are served again"
 
-"$agent" check --probe -c "$work/agent.toml" >"$work/busy" 2>&1
-has "failed.*camera yuyv.*([Bb]usy|another program)" "$work/busy" "a busy device is said"
+echo "--- another number"
+was=$(readlink -f $zero)
+mark
+renumber
+[ "$(readlink -f $zero)" != "$was" ] && ok "renumbered: $was became $(readlink -f $zero)" || bad "renumbered: $was"
+since 90 'camera/yuyv/status .*"state":"online"' "renumbered: online again through its link"
+since 90 'camera/own/status .*"state":"online"' "renumbered: the pipeline of one's own, too"
+served 60 yuyv "renumbered: frames are served"
+v4l2-ctl -d $two -C brightness >"$work/controls"
+has 'brightness: 77' "$work/controls" "renumbered: the control is set again"
 
-v4l2-ctl -d "$yuyv" -c inject_v4l2_buf_flag_error=1 2>/dev/null || v4l2-ctl -d "$yuyv" -c percentage_of_dropped_buffers=30
-expect 30 'camera/yuyv/detections' "frames are served beside damaged and dropped buffers"
-v4l2-ctl -d "$yuyv" -c percentage_of_dropped_buffers=0
-
-v4l2-ctl -d "$yuyv" -c disconnect=1
-expect 30 'camera/yuyv/status .*"state":"backoff"' "unplugged: backoff is published"
-expect 60 'camera/yuyv/detections' "and back: frames are served again"
-
-echo vivid.0 >/sys/bus/platform/drivers/vivid/unbind
-expect 40 'camera/yuyv/status .*"code":"(not_found|unplugged)"' "the node vanished: not_found or unplugged is published"
-expect 10 'camera/nv12/detections' "the other cameras go on"
-echo vivid.0 >/sys/bus/platform/drivers/vivid/bind
-expect 90 'camera/yuyv/detections' "the node came back: frames are served again"
-
-kill %1 # MJPG's ffmpeg: the stream stops, the node stays
-expect 40 'camera/mjpg/status .*"state":"(backoff|stalled)"' "MJPG's sender ended: that is published"
-ffmpeg -nostdin -v error -re -stream_loop -1 -f lavfi -i testsrc2=size=640x480:rate=10 -c:v mjpeg -pix_fmt yuvj422p -f v4l2 /dev/video20 &
-expect 90 'camera/mjpg/detections' "MJPG's sender came back: frames are served again"
-
-kill -0 $run && ok "the agent never restarted" || bad "the agent never restarted"
-kill -TERM $run
-wait $run; [ $? -eq 0 ] && ok "SIGTERM: exit 0" || bad "SIGTERM: exit 0"
-grep -q Traceback "$work/log" && { bad "no traceback in the log"; grep -A20 Traceback "$work/log" | head -40; } || ok "no traceback in the log"
-grep -q CRITICAL "$work/log" && { bad "GStreamer finds no fault with us"; grep CRITICAL "$work/log" | head; } || ok "GStreamer finds no fault with us"
-tail -25 "$work/log"
-[ $failures -eq 0 ] && echo "ALL OK" || echo "$failures FAILED"
-exit $failures
+echo "--- a sender that stops, while its node stays"
+mark
+kill $sender
+since 40 'camera/mjpg/status .*"state":"(backoff|stalled)"' "its sender stopped: that is published"
+send_mjpg
+since 90 'camera/mjpg/status .*"state":"online"' "its sender came back: online again"
+served 60 mjpg "and frames are served"
+flat "the agent" "$before" "$(descriptors $run)"
+grep -q CRITICAL "$work/log" && { bad "GStreamer finds no fault with us"; grep CRITICAL "$work/log" | sed -n 1,10p; } || ok "GStreamer finds no fault with us"
+finish

@@ -1,0 +1,137 @@
+# shellcheck shell=bash
+# What the scenarios of this folder have in common. They read it with "source", as root, in a machine of the lab:
+# cameras and their udev links, a broker, and what to say of what is seen. Kernel modules: vivid, v4l2loopback.
+agent=$1
+work=$(mktemp -d)
+chmod 755 "$work"
+cd "$work" || exit 1 # where an ordinary user may be, too
+trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$work" /run/udev/rules.d/99-lab.rules' EXIT
+failures=0 lines=0
+# In threads, unless LAB_ISOLATION says otherwise: a process of its own, the default, takes an emulated machine over 10 s to start.
+thread="isolation = \"${LAB_ISOLATION:-thread}\""
+
+ok() { echo "ok      $*"; }
+bad() { echo "FAILED  $*"; failures=$((failures + 1)); }
+has() { # has PATTERN FILE WHAT
+  if grep -qE -- "$1" "$2"; then ok "$3"; return 0; fi
+  bad "$3"
+  tail -n 5 "$2" | cut -c1-600
+  return 1
+}
+mark() { lines=$(wc -l <"$work/heard"); }
+heard() { tail -n "+$((lines + 1))" "$work/heard"; }
+since() { # since SECONDS PATTERN WHAT: the broker sent that since the last mark. Says how long it took from here.
+  local from=$SECONDS
+  until heard | grep -E -- "$2" >/dev/null; do # not grep -q: it would end tail by SIGPIPE
+    if [ $((SECONDS - from)) -ge "$1" ]; then
+      bad "$3 (not within $1 s)"
+      heard | grep /status | tail -n 3 | cut -c1-600
+      return 1
+    fi
+    sleep 0.3
+  done
+  ok "$3 ($((SECONDS - from)) s)"
+}
+not_since() { # not_since PATTERN WHAT
+  if heard | grep -E -- "$1" >/dev/null; then bad "$2"; heard | grep -E -- "$1" | head -n 2 | cut -c1-600; else ok "$2"; fi
+}
+served() { # served SECONDS CAMERA WHAT: frames, from now on
+  mark
+  since "$1" "camera/$2/detections" "$3"
+}
+descriptors() { # descriptors PROCESS: the least of some looks, since files and devices are read for a moment all the time
+  local least=99999 now
+  for _ in 1 2 3 4 5 6; do
+    now=$(find "/proc/$1/fd" -mindepth 1 2>/dev/null | wc -l)
+    [ "$now" -lt $least ] && least=$now
+    sleep 0.3
+  done
+  echo "$least"
+}
+flat() { # flat WHAT BEFORE NOW
+  if [ "$3" -le $(($2 + 1)) ]; then ok "descriptors of $1 do not grow: $2, then $3"; else bad "descriptors of $1 grow: $2, then $3"; fi
+}
+
+# vivid 0: a camera with its metadata node; 1: with an output node, and multi-planar if the scenario says so; the rest: plain.
+# There are no USB links in a machine without USB: rules like udev's own make them.
+names=(Zero One Two Three Four)
+id=/dev/v4l/by-id
+vivid="n_devs=5 node_types=0x20001,0x101,0x1,0x1,0x1 multiplanar=1,${multiplanar:-1},1,1,1 num_inputs=1,1,1,1,1 input_types=0x0,0x0,0x0,0x0,0x0 num_outputs=1,1,1,1,1"
+zero=$id/usb-Lab_Zero_SN0-video-index0 meta=$id/usb-Lab_Zero_SN0-video-index1 one=$id/usb-Lab_One_SN1-video-index0
+two=$id/usb-Lab_Two_SN2-video-index0 three=$id/usb-Lab_Three_SN3-video-index0 four=$id/usb-Lab_Four_SN4-video-index0
+links() {
+  mkdir -p /run/udev/rules.d
+  for number in 0 1 2 3 4; do
+    echo "SUBSYSTEM==\"video4linux\", ATTR{name}==\"vivid-00$number-vid-cap\", SYMLINK+=\"v4l/by-id/usb-Lab_${names[number]}_SN$number-video-index0\""
+    echo "SUBSYSTEM==\"video4linux\", ATTR{name}==\"vivid-00$number-meta-cap\", SYMLINK+=\"v4l/by-id/usb-Lab_${names[number]}_SN$number-video-index1\""
+  done >/run/udev/rules.d/99-lab.rules
+  udevadm control --reload
+}
+plug() { # plug [OPTION]: all vivid cameras
+  # shellcheck disable=SC2086
+  modprobe vivid $vivid "$@"
+  udevadm settle
+}
+unbind() { echo vivid.0 >/sys/bus/platform/drivers/vivid/unbind; }
+rebind() { echo vivid.0 >/sys/bus/platform/drivers/vivid/bind; }
+renumber() { # all vivid cameras come back with other numbers
+  unbind
+  for _ in $(seq 100); do rmmod vivid 2>/dev/null && break; sleep 0.2; done
+  plug vid_cap_nr=40,41,42,43,44
+}
+send_mjpg() {
+  ffmpeg -nostdin -v error -re -stream_loop -1 -f lavfi -i testsrc2=size=640x480:rate=10 -c:v mjpeg -pix_fmt yuvj422p -f v4l2 /dev/video20 &
+  sender=$!
+}
+lab() { # everything that a scenario stands on
+  links
+  plug
+  modprobe v4l2loopback devices=1 video_nr=20 card_label=loop exclusive_caps=1
+  udevadm settle
+  ls -l $id
+  send_mjpg
+  mosquitto -p 18830 >"$work/mosquitto.log" 2>&1 &
+  sleep 3
+}
+header() { # header STATE: of a configuration, all cameras of which follow
+  printf '[device]\nid = "lab"\nstate_dir = "%s"\n[mqtt]\nhost = "127.0.0.1"\nport = 18830\n[health]\ninterval_s = 1\n[model]\nthreads = 2\n' "$work/$1"
+}
+listen() {
+  mosquitto_sub -p 18830 -v -t 'edge/#' >"$work/heard" &
+  sleep 1
+  mark
+}
+started() { # started CONFIGURATION
+  "$agent" run -c "$1" >"$work/log" 2>&1 &
+  run=$!
+}
+child() { pgrep -P "$run" | sed -n 1p; }
+apart() { # apart: the camera of that name, which runs in a process of its own, by default
+  since 90 'camera/apart/status .*"state":"online".*"isolation":"process"' "default isolation: a process of its own"
+  served 60 apart "default isolation: frames are served"
+  local first second before
+  first=$(child) before=$(descriptors "$(child)")
+  mark
+  kill -9 "$first"
+  since 20 'camera/apart/status .*was ended by SIGKILL' "default isolation: a killed process is published"
+  since 90 'camera/apart/status .*"state":"online"' "default isolation: and another takes its place"
+  served 60 apart "default isolation: which serves frames"
+  second=$(child)
+  [ -n "$second" ] && [ "$second" != "$first" ] && ok "default isolation: process $first became $second" || bad "default isolation: process $first, then '$second'"
+  mark
+  v4l2-ctl -d $four -c disconnect=1
+  since 30 'camera/apart/status .*"state":"backoff".*"code":"unplugged"' "default isolation: unplugged is published"
+  since 60 'camera/apart/status .*"state":"online"' "default isolation: online again"
+  served 60 apart "default isolation: frames are served again"
+  [ "$(child)" = "$second" ] && flat "the camera's process" "$before" "$(descriptors "$second")" || bad "default isolation: unplugging ended the process"
+}
+finish() {
+  kill -0 "$run" && ok "the agent never restarted" || bad "the agent never restarted"
+  kill -TERM "$run"
+  wait "$run" && ok "SIGTERM: exit 0" || bad "SIGTERM: exit 0"
+  if grep -q Traceback "$work/log"; then bad "no traceback in the log"; grep -A20 Traceback "$work/log" | sed -n 1,40p; else ok "no traceback in the log"; fi
+  tail -n 8 "$work/log" | cut -c1-300
+  echo "$SECONDS s"
+  [ $failures -eq 0 ] && echo "ALL OK" || echo "$failures FAILED"
+  exit $failures
+}

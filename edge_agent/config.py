@@ -96,7 +96,7 @@ class ModelSettings(Table):
     lanes: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=16)] | Literal["auto"] = "auto"
     """Inferences side by side; "auto": one, or where all sources are files, one for each core (4 at most), of one thread each."""
     input_size: Annotated[Count | tuple[Count, Count] | None, Field(examples=[640])] = None
-    """Size of the input where the file leaves it open: 640, or [width, height]."""
+    """640, or [width, height], where the file leaves it open, or is to be used for another size than its own."""
     colour: Annotated[Literal["RGB", "BGR"] | None, Field(examples=["RGB"])] = None
     """Order of the input's channels. Default: what the family was trained with; so the next three."""
     letterbox: Annotated[Literal["none", "top_left", "centre"] | None, Field(examples=["centre"])] = None

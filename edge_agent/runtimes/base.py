@@ -161,6 +161,9 @@ def with_fixed_size(spec: TensorSpec, size: tuple[int, int] | None, path: Path) 
     for axis, wanted in zip(across, size or (0, 0), strict=True):
         if shape[axis] == -1:
             shape[axis] = wanted
+    if size is not None and tuple(shape[axis] for axis in across) != size:
+        own = "x".join(str(shape[axis]) for axis in across)
+        raise ConfigError(f"model.input_size: {path} is made for pictures of {own}, and cannot be used for {size[0]}x{size[1]}")
     if -1 in shape:  # the channels
         shape[shape.index(-1)] = 3
     return replace(spec, shape=tuple(shape))

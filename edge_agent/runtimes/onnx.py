@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import mmap
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelError
-from edge_agent.runtimes import _onnx_file
+from edge_agent.runtimes import _onnx_file, _onnx_reopen
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
 
 _LONGEST_REASON = 300
+_PICTURE_RANK = 4
 _QUANTIZED = {"QLinearConv", "DequantizeLinear", "ConvInteger"}
 _DTYPES = {
     "float": "float32",
@@ -52,23 +54,47 @@ class OnnxRuntime(Runtime):
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         facts = read_facts(context.path)
+        self._own_size: tuple[int, int] | None = None
         try:
             self._session = ort.InferenceSession(str(context.path), options, providers=list(config.providers))
         except Exception as error:  # the library's exceptions have no useful common base
             raise ModelError(
                 f"{context.path} is not a model that ONNX Runtime {ort.__version__} can run: {_reason(error, facts)}"
             ) from None
+        self._reopen(context, partial(ort.InferenceSession, sess_options=options, providers=list(config.providers)))
         self._fixed: dict[str, Tensor] = {}
         self.spec = self._describe(ort, context, facts)
         self._input = self.spec.inputs[0].name
         self._outputs = [output.name for output in self.spec.outputs]
+
+    def _reopen(self, context: RuntimeContext, load: Callable[[bytes], Any]) -> None:
+        """Load it again with its size left open, where it was exported for a batch of many, or for another size than is asked for."""
+        picture = next((node for node in self._session.get_inputs() if len(node.shape) == _PICTURE_RANK), None)
+        if picture is None or context.path.suffix.lower() == ".ort":
+            return
+        sizes = _spec(picture).shape
+        width, height = context.input_size or (-1, -1)
+        across = (2, 1) if sizes[3] in {1, 3} else (3, 2)
+        other = any(size not in {-1, sizes[axis]} and sizes[axis] != -1 for axis, size in zip(across, (width, height), strict=True))
+        if sizes[0] in {1, -1} and not other:
+            return
+        own = (sizes[across[0]], sizes[across[1]])
+        self._own_size = own if min(own) > 0 else None
+        try:
+            self._session = load(_onnx_reopen.reopened(context.path.read_bytes(), picture.name))
+        except Exception as error:
+            raise ModelError(
+                f"{context.path} is made for pictures {list(sizes)}, and cannot be used for others: {_first_line(error)}"
+            ) from None
 
     def _describe(self, ort: Any, context: RuntimeContext, facts: FileFacts | None) -> GraphSpec:
         session = self._session
         metadata = dict(session.get_modelmeta().custom_metadata_map)
         inputs = sorted(map(_spec, session.get_inputs()), key=lambda spec: len(spec.shape) != 4)  # the picture first
         if inputs:
-            inputs[0] = with_fixed_size(inputs[0], context.input_size or _metadata_size(metadata), context.path)
+            known = None if -1 not in inputs[0].shape[1:] else self._own_size or _metadata_size(metadata)
+            size = context.input_size or known
+            inputs[0] = with_fixed_size(inputs[0], size, context.path)
         outputs = tuple(map(_spec, session.get_outputs()))
         if len(inputs) == 1 and any(-1 in output.shape for output in outputs):
             outputs = self._shapes_met(inputs[0], outputs)

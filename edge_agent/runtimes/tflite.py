@@ -58,9 +58,11 @@ class TfliteRuntime(Runtime):
         """Open sizes, which the interpreter would take for 1. Raises ConfigError where nobody says what they are."""
         for details in self._interpreter.get_input_details():
             signature = tuple(int(size) for size in details.get("shape_signature", ()))
-            if len(signature) == 4 and -1 in signature:
+            if len(signature) == 4:
                 spec = TensorSpec(str(details["name"]), signature, np.dtype(details["dtype"]))
-                self._interpreter.resize_tensor_input(details["index"], with_fixed_size(spec, context.input_size, context.path).shape)
+                fixed = with_fixed_size(spec, context.input_size, context.path).shape
+                if fixed != signature:
+                    self._interpreter.resize_tensor_input(details["index"], fixed)
 
     def infer(self, tensor: Tensor) -> Sequence[Tensor]:
         try:

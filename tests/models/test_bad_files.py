@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
@@ -15,6 +16,7 @@ from edge_agent.models.base import Thresholds
 from edge_agent.runtimes import _onnx_file, _tflite_file
 from tests.conftest import MODEL
 from tests.models.files import load, one_object, write
+from tests.models.reference import iou
 
 GREY = BgrImage(np.full((96, 64, 3), 114, np.uint8))
 THRESHOLDS = Thresholds(0.4, 0.45, 10)
@@ -106,6 +108,33 @@ def test_an_open_size_is_taken_from_ultralytics_metadata(tmp_path: Path) -> None
 
 def test_an_open_batch_alone_is_one(tmp_path: Path) -> None:
     assert load(write(tmp_path / "m.onnx", picture=("n", 3, 96, 64), declared=("n", 11, 126))).input_size == (64, 96)
+
+
+@pytest.mark.tflite
+def test_a_tflite_file_of_another_size_is_refused(assets: Path) -> None:
+    path = assets / "models" / "mobilenet_v1_0.25_128_quant.tflite"
+    assert load(path, input_size=128).input_size == (128, 128)
+    assert "is made for pictures of 128x128, and cannot be used for 320x240" in refused(path, input_size=[320, 240])
+
+
+def test_a_net_of_convolutions_can_be_given_another_size(assets: Path) -> None:
+    path = assets / "models" / "yolox_nano.onnx"
+    street = BgrImage(np.asarray(cv2.imread(str(assets / "images/coco_val2017_ccby33/images/000000183709.jpg")), np.uint8))
+    labels = str(assets / "models" / "coco80.txt")
+    sure = Thresholds(0.75, 0.45, 10)
+    own, smaller = (load(path, labels=labels, **size)(street, sure).detections for size in ({}, {"input_size": [352, 320]}))
+    people = [[d.xyxy[i].tolist() for i, label in enumerate(d.label) if label == "person"] for d in (own, smaller)]
+    assert len(people[0]) == 2
+    assert all(any(iou(box, other) > 0.8 for other in people[1]) for box in people[0])
+
+
+@pytest.mark.parametrize("size", [None, [64, 96]])
+def test_a_batch_of_many_becomes_one(tmp_path: Path, size: list[int] | None) -> None:
+    """As the authors of CenterFace exported it: a batch of 10, of a size that means nothing."""
+    path = write(tmp_path / "m.onnx", picture=(10, 3, 96, 64) if size is None else (10, 3, 32, 32))
+    model = load(path, **({} if size is None else {"input_size": size}))
+    assert model.input_size == (64, 96)
+    assert len(model(GREY, THRESHOLDS).detections) == 1
 
 
 def test_a_size_that_the_graph_cannot_take_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ environment too, and nothing else is taken from there.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.util
 import re
@@ -71,6 +72,7 @@ def gstreamer() -> ModuleType:
 
 
 def _gstreamer() -> ModuleType:
+    _keep_exceptions_working()
     gi = _gi(gi_folders())
     for name, package in _TYPELIBS.items():
         try:
@@ -82,6 +84,16 @@ def _gstreamer() -> ModuleType:
     if not (started[0] if isinstance(started, tuple) else started):
         raise ConfigError("GStreamer does not start; see what gst-inspect-1.0 says")
     return gst
+
+
+def _keep_exceptions_working() -> None:
+    """Put the compiler's own unwinder before that of GStreamer's libunwind, for all that is loaded later.
+
+    PyGObject loads libraries into the global scope, and GStreamer's brings libunwind with it, which defines the same
+    names. A C++ library that is loaded after that, such as ONNX Runtime, would take them, and crash at its first exception.
+    """
+    with contextlib.suppress(OSError):  # no such library: then nothing here throws by it either
+        ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
 
 
 def _gi(folders: Sequence[Path]) -> ModuleType:

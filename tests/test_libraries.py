@@ -139,3 +139,22 @@ def test_bindings_that_do_not_load_say_so(edge_agent: CommandLine, tmp_path: Pat
 @needs_gstreamer
 def test_the_distributions_bindings_serve_without_the_rest_of_its_packages(edge_agent: CommandLine) -> None:
     assert said_about_gi(edge_agent, *gi_folders()).startswith("GStreamer 1.")
+
+
+UNDISTURBED = """
+import cv2, av
+from edge_agent.libraries import gstreamer
+gstreamer()
+import onnxruntime
+try:
+    onnxruntime.InferenceSession(b"no model")
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+@needs_gstreamer
+def test_gstreamer_does_not_break_the_exceptions_of_what_is_loaded_after_it() -> None:
+    done = subprocess.run([sys.executable, "-c", UNDISTURBED], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, "its libunwind took the place of the compiler's own"
+    assert done.stdout

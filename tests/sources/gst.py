@@ -13,5 +13,5 @@ try:
 except ConfigError as error:
     missing = str(error)
 
-# On CI the venv is of whichever Python is newest there, and the bindings are for the distribution's own.
+# The bindings are for the distribution's own Python, which scripts/test prefers.
 needs_gstreamer = pytest.mark.skipif(bool(missing), reason=missing or "GStreamer is there")

@@ -297,7 +297,7 @@ def test_a_base_that_is_no_topic_is_refused(tmp_path: Path, base: str) -> None:
         ('"" = 1\n' + CAMERA, "", "unknown key"),
         (CAMERA + "enabled = false\n", "cameras", "every camera is disabled"),
         (CAMERA + '[model]\nruntime = "torch"\n', "model.runtime", "there are: onnx, tflite"),
-        (CAMERA + '[model]\nfamily = "yolo"\n', "model.family", "'yolo' is no family of models; there are: end_to_end, ssd, yolov5"),
+        (CAMERA + '[model]\nfamily = "yolo"\n', "model.family", "'yolo' is no family of models; there are: centerface, classify, detr"),
         (CAMERA + '[model]\npath = "m.pt"\n', "model.path", "must end in .onnx"),
         (CAMERA + '[model]\npath = "m.onnx"\nprovider = []\n', "model.provider", "did you mean 'providers'?"),
         (CAMERA + '[model]\npath = "m.onnx"\nlibrary = "x"\n', "model.library", "unknown key"),

@@ -105,9 +105,17 @@ started() { # started CONFIGURATION
   "$agent" run -c "$1" >"$work/log" 2>&1 &
   run=$!
 }
+hold() { # somebody else streams from the camera that is to be apart
+  v4l2-ctl -d $four --stream-mmap --stream-count=1000000 >/dev/null 2>&1 &
+  holder=$!
+  until [ "$(v4l2-ctl -d $four --set-fmt-video=width=320 2>&1 | grep -ci busy)" -gt 0 ]; do sleep 0.2; done
+}
 child() { pgrep -P "$run" | sed -n 1p; }
-apart() { # apart: the camera of that name, which runs in a process of its own, by default
-  since 90 'camera/apart/status .*"state":"online".*"isolation":"process"' "default isolation: a process of its own"
+apart() { # the camera of that name, which runs in a process of its own, by default, and is busy at first
+  since 120 "camera/apart/status .*\"code\":\"busy\".*in use by v4l2-ctl \(process $holder\)" "a busy device is said, and by whom"
+  mark
+  kill $holder
+  since 60 'camera/apart/status .*"state":"online".*"isolation":"process"' "it is let go: online, by default in a process of its own"
   served 60 apart "default isolation: frames are served"
   local first second before
   first=$(child) before=$(descriptors "$(child)")

@@ -87,6 +87,7 @@ fi
 
 echo "--- run"
 camera apart $four $'width = 640\nheight = 360\nfps = 5\nformat = "YUYV"' >>"$work/agent.toml"
+hold
 listen
 started "$work/agent.toml"
 since 120 'camera/yuyv/detections .*"width":640,"height":360' "YUYV frames are served"
@@ -100,9 +101,6 @@ v4l2-ctl -d $zero -C gain,gain_automatic,brightness,test_pattern >"$work/control
 has 'gain: 77' "$work/controls" "a control is set after the automatic that ruled it"
 has 'test_pattern: 1 |test_pattern: 8' "$work/controls" "a menu by its name"
 has 'brightness: 90' "$work/controls" "a number"
-{ header busy-state; camera yuyv $zero "$thread"; } >"$work/busy.toml"
-"$agent" check --probe -c "$work/busy.toml" >"$work/busy" 2>&1
-has "failed.*camera yuyv.*in use by .*\(process" "$work/busy" "a busy device is said, and by whom"
 
 apart
 before=$(descriptors $run)

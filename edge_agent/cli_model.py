@@ -18,24 +18,21 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path)
 
 
-class Size(click.ParamType[tuple[int, int]]):
-    """``640`` or ``640x480``."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Width and height."""
-        found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no size such as 640 or 640x480", param, ctx)
-        return int(found[1]), int(found[2] or found[1])
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """``640`` or ``640x480``: width and height."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no size such as 640 or 640x480", ctx, param)
+    return int(found[1]), int(found[2] or found[1])
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """How a file is to be read where it does not tell itself."""
     options: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
         click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of one inference."),
-        click.option("--input-size", type=Size(), help="For files that leave it open: 640 or 640x480 (width x height)."),
+        click.option("--input-size", callback=_size, metavar="SIZE", help="For files that leave it open: 640 or 640x480 (width x height)."),
         click.option("--family", help="As model.family in agent.toml; needed only when the file is ambiguous."),
         click.option("--labels", type=FILE, metavar="FILE", help="Class names, one a line. Default: from the file, or a .txt beside it."),
     )
@@ -51,7 +48,7 @@ def model_group() -> None:
 
 @model_group.command("inspect")
 @click.argument("file", type=FILE)
-@click.option("--input-size", type=Size(), help="For files that leave it open: 640 or 640x480 (width x height).")
+@click.option("--input-size", callback=_size, metavar="SIZE", help="For files that leave it open: 640 or 640x480 (width x height).")
 @click.option("--family", help="As model.family in agent.toml; needed only when the file is ambiguous.")
 @click.option("--labels", type=FILE, metavar="FILE", help="Class names, one a line. Default: from the file, or a .txt beside it.")
 @click.option("--texts", type=FILE, metavar="FILE", help="As model.text_embeddings in agent.toml, for image encoders.")

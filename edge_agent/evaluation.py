@@ -100,7 +100,7 @@ def load_model(path: Path, options: ModelOptions) -> Model:
     tables = {"model": table, "cameras": [{"id": "images", "source": "synthetic"}]}
     model = _loading.load(config_file.build(tables, plugins.PluginKinds(), environ={})).lanes[0]
     if model.family.task != "detection":
-        raise ConfigError(f"{path} is a model for {model.family.task}; average precision is for detectors")
+        raise ConfigError(f"{path} is a model for {model.family.task}; only detectors can be judged, by their boxes")
     return model
 
 

@@ -110,7 +110,12 @@ def prepared(path: Path, model: ModelProto) -> ModelProto:
             raise ModelError(
                 f"{path} has opset {opset}, which cannot be converted to {OPSET} ({_first_line(error)}): export it again"
             ) from None
-    return with_shapes(named(sessions.optimised(model)))
+    ready = sessions.optimised(model)
+    used = {node.domain for node in ready.graph.node} | {""}
+    kept = [entry for entry in ready.opset_import if entry.domain in used]  # the library lists every domain it knows
+    del ready.opset_import[:]
+    ready.opset_import.extend(kept)
+    return with_shapes(named(ready))
 
 
 def _first_line(error: Exception) -> str:

@@ -17,8 +17,10 @@ from edge_agent.sources.base import FrameUnreadable, Source
 
 FEWEST = 4
 """Pictures without which no range means anything."""
-MOST = 500
-"""Pictures of a folder that are looked at."""
+MOST = 200
+"""Pictures of a folder that are looked at, spread evenly over it."""
+MOST_BYTES = 1 << 30
+"""Pixels that are kept in memory: of very large pictures, fewer."""
 FROM_STREAM = 64
 """Pictures kept of a video or camera."""
 _APART_S = 1.0
@@ -29,12 +31,24 @@ def from_labelled_folder(folder: Path, truth: labelled.Truth, say: Callable[[str
     """By image id. Raises ConfigError where too few can be read."""
     files = labelled.pictures(folder, truth)
     found: dict[int, Image] = {}
-    for number, file in files[:MOST]:
+    taken = 0
+    for index in _evenly(len(files), MOST):
+        number, file = files[index]
         try:
             found[number] = evaluation.read_picture(file)
         except evaluation.UnreadablePicture as error:
             say(f"warning: {error}")
+            continue
+        taken += 3 * found[number].width * found[number].height
+        if taken > MOST_BYTES:
+            say(f"warning: the pictures are large: only {len(found)} of {len(files)} are used, to spare memory")
+            break
     return _enough(found, str(folder))
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    """At most ``count`` places in a list of this length."""
+    return [int(place) for place in np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))]
 
 
 def from_source(source: str, say: Callable[[str], None]) -> dict[int, Image]:
@@ -74,9 +88,9 @@ def _spread(source: Source, count: int, say: Callable[[str], None]) -> list[Imag
             last = reading.captured_at
             kept.append(BgrImage(reading.image.bgr().copy()))  # what a decoder or driver lent must be given back
         seen += 1
-        if len(kept) >= 2 * count:
+        if len(kept) >= 2 * count or 3 * len(kept) * kept[0].width * kept[0].height > MOST_BYTES:
             kept, every = kept[::2], every * 2
-    return kept if len(kept) <= count else [kept[i] for i in np.linspace(0, len(kept) - 1, count).astype(int).tolist()]
+    return [kept[i] for i in _evenly(len(kept), count)] if kept else []
 
 
 def _enough(found: dict[int, Image], where: str) -> dict[int, Image]:

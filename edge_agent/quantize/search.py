@@ -89,7 +89,8 @@ class Search:
             enough = found is not None and (found.speed.ratio >= speed.ratio or not self.goal.same_machine)
             if enough or (self._is_late() and (found or missed)):
                 break
-            candidate = self._mended(plan)
+            is_slower = self.goal.same_machine and speed.ratio < _WORTH  # nothing is faster: only to say by how much it fails
+            candidate = self._calibrated(plan) if is_slower else self._mended(plan)
             candidate.speed = self._speed(candidate.model, _RESULT_ROUNDS)
             short = self._shortfall(candidate.accuracy)
             self.say(f"{plan.name}: {candidate.speed.ratio:.2f}x, {'holds' if short <= 0 else 'misses'} the target")
@@ -120,7 +121,7 @@ class Search:
         for plan, speed in pairs:
             self.say(f"  {plan.name}: {speed.ms:.1f} ms, {speed.ratio:.2f}x")
         worth = [pair for pair in pairs if pair[1].ratio >= _WORTH]
-        return sorted(worth or pairs[:1], key=lambda pair: -pair[1].ratio)
+        return sorted(worth, key=lambda pair: -pair[1].ratio) or sorted(pairs, key=lambda pair: -pair[1].ratio)[:1]
 
     def _mended(self, plan: Plan) -> Candidate:
         """The plan with the calibration that suits it, and with as little left in float as the target needs."""

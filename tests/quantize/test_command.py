@@ -49,6 +49,37 @@ def test_a_model_is_quantized_for_another_machine_and_says_what_it_cost(tmp_path
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".q.onnx")] == []
 
 
+def test_a_file_that_leaves_its_size_open_takes_the_one_given(tmp_path: Path, edge_agent: CommandLine) -> None:
+    images, _, labels = squares(tmp_path)
+    model = head_of_yolox(tmp_path / "m.onnx", size=("height", "width"))
+    common = ("model", "quantize", str(model), "-o", "q.onnx", "--images", str(images), "--labels", str(labels), "--cpu", OTHER)
+    assert edge_agent.run(*common, "--input-size", "sixty").returncode == 2
+    done = edge_agent.run(*common, "--input-size", "64", timeout=100)
+    assert done.returncode == 0, done.stderr
+    shape = onnx.load(str(tmp_path / "q.onnx")).graph.input[0].type.tensor_type.shape
+    assert [d.dim_value for d in shape.dim] == [1, 3, 64, 64]
+
+
+def test_missing_external_weights_and_what_is_no_detector_are_told(tmp_path: Path, edge_agent: CommandLine) -> None:
+    squares(tmp_path)
+    model = onnx.load(str(head_of_yolox(tmp_path / "m.onnx")))
+    onnx.save(model, str(tmp_path / "apart.onnx"), save_as_external_data=True, location="apart.bin", size_threshold=0)
+    (tmp_path / "apart.bin").unlink()
+    relu = onnx.helper.make_node("Relu", ["x"], ["y"])
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 64, 64]) for name in "xy"]
+    plain = onnx.helper.make_model(
+        onnx.helper.make_graph([relu], "g", ends[:1], ends[1:]), opset_imports=[onnx.helper.make_opsetid("", 13)]
+    )
+    plain.ir_version = 8
+    onnx.save(plain, str(tmp_path / "plain.onnx"))
+    for file, text in (("apart.onnx", "apart.bin"), ("plain.onnx", "only detectors can be judged")):
+        done = edge_agent.run("model", "quantize", file, "-o", "q.onnx", "--images", "images")
+        assert done.returncode in {1, 78}
+        assert text in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "q.onnx").exists()
+
+
 def test_what_is_slower_here_or_loses_too_much_is_not_written(tmp_path: Path, edge_agent: CommandLine) -> None:
     """Of so small a graph INT8 is slower; and no agreement is perfect."""
     images, _, labels = squares(tmp_path)

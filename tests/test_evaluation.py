@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -164,9 +165,11 @@ def boxed(pixels: Pixels, side: int, *, centred: bool) -> tuple[Pixels, float, i
 
 def tflite(path: Path) -> Callable[[NDArray[Any]], list[tuple[NDArray[Any], tuple[float, int]]]]:
     """Outputs with their scales and zero points."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter: Any = Interpreter(model_path=str(path), num_threads=1)
+    try:
+        library = importlib.import_module("ai_edge_litert.interpreter")
+    except ImportError:
+        library = importlib.import_module("tflite_runtime.interpreter")
+    interpreter: Any = library.Interpreter(model_path=str(path), num_threads=1)
     interpreter.allocate_tensors()
 
     def run(tensor: NDArray[Any]) -> list[tuple[NDArray[Any], tuple[float, int]]]:

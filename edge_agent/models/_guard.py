@@ -26,14 +26,17 @@ def load_guarded(config: AgentConfig, state: Path, *, only_files: bool = False) 
         if marker.read_text("utf-8") == name:
             log.warning("an earlier start did not come back from loading the model; it is tried in a process of its own first")
             _trial.attempt(config, infer=True)
+    made = [folder for folder in (state, *state.parents) if not folder.exists()]
     with contextlib.suppress(OSError):  # a state folder that cannot be written is reported by who needs it
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         marker.write_text(name, "utf-8")
     try:
         return _loading.load(config, only_files=only_files)
-    finally:
+    finally:  # as it was: a start that fails leaves nothing behind
         with contextlib.suppress(OSError):
             marker.unlink()
+            for folder in made:
+                folder.rmdir()
 
 
 def _name_of(path: Path) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edge_agent.models._anchor_free import metadata_task
 from edge_agent.models._anchors import anchors_of
 from edge_agent.models._boxes import Floats, Ints, cell_counts, final, from_centres, logit, sigmoid, strongest
 from edge_agent.models._preprocess import IMAGENET, InputFormat
@@ -22,6 +23,8 @@ Config = NoConfig
 SIZES = "orig_target_sizes"
 _MOST_QUERIES = 900
 _LEAST_QUERIES = 50
+_FINAL_ROW = 6
+"""Numbers of a row of those heads that need no NMS: box, confidence, class."""
 
 
 def _two(graph: GraphSpec) -> tuple[int, int] | None:
@@ -45,8 +48,11 @@ def _three(graph: GraphSpec) -> tuple[int, int, int] | None:
 
 
 def _one(graph: GraphSpec) -> bool:
+    """Whether it is Ultralytics' export with one output."""
     shape = graph.outputs[0].shape
-    return len(graph.outputs) == 1 and len(shape) == 3 and _LEAST_QUERIES <= shape[1] <= _MOST_QUERIES and shape[2] > 4 and shape[2] != 6
+    if len(graph.outputs) != 1 or len(shape) != 3 or metadata_task(graph) not in {"", "detect"}:
+        return False
+    return _LEAST_QUERIES <= shape[1] <= _MOST_QUERIES and shape[2] > 4 and shape[2] != _FINAL_ROW
 
 
 def recognise(graph: GraphSpec) -> str | None:

@@ -149,7 +149,7 @@ def read_facts(path: Path) -> FileFacts | None:
     try:
         facts = _onnx_file.read(path)
     except _onnx_file.Damaged as error:
-        raise ModelError(f"{path} is not a model that can be run: {error}") from None
+        raise ModelError(f"{path} is not a model that ONNX Runtime can run: {error}") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     if facts.missing_files:

@@ -96,7 +96,7 @@ def read_facts(path: Path) -> FileFacts:
     try:
         return _tflite_file.read(path)
     except _tflite_file.Damaged as error:
-        raise ModelError(f"{path} is not a model that can be run: {error}") from None
+        raise ModelError(f"{path} is not a model that TFLite can run: {error}") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
 

@@ -43,6 +43,8 @@ ONE_OF_EACH = {
     "classify": described((1, 1000)),
     "detr": described(tensor((1, 300, 80), "logits"), tensor((1, 300, 4), "pred_boxes")),
     "end_to_end": described((1, 100, 6)),
+    "end_to_end_pose": described((1, 100, 57)),
+    "end_to_end_seg": described((1, 100, 38), (1, 32, 24, 16)),
     "fastestdet": described((1, 12, 6, 4)),
     "movenet": described((1, 1, 17, 3)),
     "nanodet": described((1, ROWS + 2, 39)),
@@ -69,6 +71,7 @@ LOOK_ALIKE = {
     ("nms", "ssd"),
     ("nanodet", "yolov8"),  # transposed, with fewer classes
     ("nanodet", "detr"),
+    ("end_to_end_pose", "detr"),
     ("yolov8_pose", "yolov8"),
     ("yolox", "yolov8"),
     ("yolox", "yolox_decoded"),

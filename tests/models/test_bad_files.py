@@ -41,7 +41,7 @@ def test_a_file_cut_anywhere_never_reaches_the_library(tmp_path: Path, suffix: s
         path.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(error):
             read(path)
-    assert "is not a model that can be run" in refused(path)
+    assert "is not a model that" in refused(path)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -91,6 +91,29 @@ def test_keypoints_come_out_in_pixels_of_the_picture(tmp_path: Path, numbers: in
     np.testing.assert_allclose(found.keypoints, expected, atol=1e-4)
 
 
+def final_row(*more: float) -> NDArray[np.float32]:
+    """Two rows, of which the second is a box at 32, 48 of 20 x 10."""
+    return np.array([[[0] * (6 + len(more)), [22, 43, 42, 53, 0.8, 1, *more]]], np.float32)
+
+
+def test_keypoints_of_heads_that_need_no_nms(tmp_path: Path) -> None:
+    head = final_row(*[30, 46, 0.9] * 17)
+    found = load(write(tmp_path / "m.onnx", head), labels=["a", "b"])(WIDE, THRESHOLDS).detections
+    assert (found.label, found.xyxy.tolist()) == (["b"], [[44, 38, 84, 58]])
+    assert found.keypoints is not None
+    np.testing.assert_allclose(found.keypoints, [[[60, 44, 0.9]] * 17], atol=1e-4)
+
+
+def test_masks_of_heads_that_need_no_nms(tmp_path: Path) -> None:
+    prototypes = np.zeros((1, 32, 24, 16), np.float32)
+    prototypes[0, 3] = -1
+    found = load(write(tmp_path / "m.onnx", final_row(0, 0, 0, -1, *[0] * 28), prototypes))(WIDE, THRESHOLDS).detections
+    assert found.xyxy.tolist() == [[44, 38, 84, 58]]
+    assert found.mask is not None
+    assert found.mask[0, 38:58, 44:84].all()
+    assert found.mask.sum() == 20 * 40
+
+
 def test_faces_of_centerface_have_landmarks(tmp_path: Path) -> None:
     heat, sizes, offsets, marks = (np.zeros((1, n, 24, 16), np.float32) for n in (1, 2, 2, 10))
     heat[0, 0, 6, 4] = 0.9

@@ -87,6 +87,7 @@ class Preprocessor:
         self._canvas = np.full((height, width, 3), form.pad, np.uint8)
         self._placed: Placement | None = None
         self._scales = [np.float32(value) for value in _channels(form.scale)]
+        self._scale = np.array(self._scales) if isinstance(form.scale, tuple) else self._scales[0]
         offsets = _channels(form.offset)
         self._is_bytes = spec.dtype.itemsize == 1
         if self._is_bytes:
@@ -125,8 +126,7 @@ class Preprocessor:
             cv2.split(stored, self._planes)  # nine times faster than numpy's transposed copy
             return tensor
         if self.layout == "NHWC":
-            scale = self._scales[0] if isinstance(self._format.scale, float) else np.array(self._scales)
-            np.multiply(pixels, scale, out=tensor[0], casting="unsafe")
+            np.multiply(pixels, self._scale, out=tensor[0], casting="unsafe")
         else:
             for channel, plane in enumerate(cv2.split(pixels)):
                 np.multiply(plane, self._scales[channel], out=tensor[0, channel], casting="unsafe")

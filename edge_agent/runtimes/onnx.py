@@ -91,10 +91,11 @@ class OnnxRuntime(Runtime):
         session = self._session
         metadata = dict(session.get_modelmeta().custom_metadata_map)
         inputs = sorted(map(_spec, session.get_inputs()), key=lambda spec: len(spec.shape) != 4)  # the picture first
-        if inputs:
-            known = None if -1 not in inputs[0].shape[1:] else self._own_size or _metadata_size(metadata)
-            size = context.input_size or known
-            inputs[0] = with_fixed_size(inputs[0], size, context.path)
+        if not inputs:
+            raise ModelError(f"{context.path} has no input: it is no model of pictures")
+        known = None if -1 not in inputs[0].shape[1:] else self._own_size or _metadata_size(metadata)
+        size = context.input_size or known
+        inputs[0] = with_fixed_size(inputs[0], size, context.path)
         outputs = tuple(map(_spec, session.get_outputs()))
         if len(inputs) == 1 and any(-1 in output.shape for output in outputs):
             outputs = self._shapes_met(inputs[0], outputs)

@@ -46,6 +46,8 @@ class TfliteRuntime(Runtime):
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{context.path} is not a model that {name} can run: {_reason(error, facts)}") from None
         inputs = sorted(self._interpreter.get_input_details(), key=lambda details: len(details["shape"]) != 4)  # the picture first
+        if not inputs:
+            raise ModelError(f"{context.path} has no input: it is no model of pictures")
         outputs = self._interpreter.get_output_details()
         metadata, labels = _associated_files(context.path)
         self.spec = GraphSpec(

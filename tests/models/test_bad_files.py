@@ -163,6 +163,15 @@ def test_a_second_input_is_named(tmp_path: Path) -> None:
     assert "this one also wants 'prompt'" in refused(tmp_path / "m.onnx")
 
 
+def test_a_graph_without_inputs_is_told(tmp_path: Path) -> None:
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [2])
+    node = helper.make_node("Constant", [], ["out"], value=helper.make_tensor("c", TensorProto.FLOAT, [2], [1.0, 2.0]))
+    model = helper.make_model(helper.make_graph([node], "none", [], [out]), opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    save(model, str(tmp_path / "m.onnx"))
+    assert "has no input" in refused(tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize("where", ["everywhere", "scores", "boxes"])
 def test_outputs_that_are_no_numbers_are_an_error_of_that_frame(tmp_path: Path, where: str) -> None:
     """Comparisons with NaN are false, so it would look as if nothing were there."""

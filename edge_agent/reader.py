@@ -132,7 +132,7 @@ class Reader:
             failure = error
         except ConfigError as error:  # a library or a password file that is missing now
             failure = SourceUnavailable(str(error))
-        except Exception as error:  # a defect in a source must not take its camera away for ever
+        except BaseException as error:  # neither a defect in a source nor a sys.exit() in it may take its camera away for ever
             log.exception("source failed unexpectedly thread=%s", self.thread.name)
             failure = SourceUnavailable(f"unexpected {type(error).__name__}: {error}")
         else:

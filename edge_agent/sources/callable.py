@@ -99,7 +99,7 @@ class CallableSource(Source):
     def _of_user(self, function: Callable[[], object]) -> object:
         try:
             return function()
-        except Exception as error:  # whatever the user's code raises, with the place, as its traceback is theirs to want
+        except (Exception, SystemExit) as error:  # whatever the user's code raises, with the place, as its traceback is theirs to want
             *_, place = traceback.extract_tb(error.__traceback__)
             text = f"{self._name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
             raise SourceUnavailable(text) from None
@@ -148,7 +148,7 @@ def imported(name: str, folder: str | None) -> Maker:
         raise SourceBroken(f"{name}: there is no module {error.name!r}{hint}", SourceErrorCode.NOT_FOUND) from None
     except AttributeError:
         raise SourceBroken(f"{name}: the module {module_name} has no {function_name!r}", SourceErrorCode.NOT_FOUND) from None
-    except Exception as error:  # the user's module does as it likes
+    except (Exception, SystemExit) as error:  # the user's module does as it likes: a script may read a command line that is ours
         raise SourceBroken(f"{name}: the module cannot be imported: {type(error).__name__}: {error}") from None
     return maker
 

@@ -113,6 +113,18 @@ def test_an_error_of_the_users_code_is_told_with_its_place() -> None:
         source_of(failing).open()
 
 
+def test_code_that_wants_to_end_the_process_is_told_like_any_other_error(module: Path) -> None:
+    def leaving() -> object:
+        sys.exit("no camera")
+
+    with pytest.raises(SourceUnavailable, match="mine:pictures raised SystemExit: no camera"):
+        source_of(leaving).open()
+    module.write_text("import argparse\nargparse.ArgumentParser().parse_args(['--no-such-option'])\n")
+    _, source = configured(module, "frames")
+    with pytest.raises(SourceBroken, match="cannot be imported: SystemExit"):
+        source.open()
+
+
 @pytest.mark.parametrize("maker", [5, None])
 def test_what_is_no_function_is_told(maker: object) -> None:
     with pytest.raises(SourceBroken, match="is no function and no iterable"):

@@ -15,6 +15,7 @@ from typing import Literal
 
 from edge_agent.camera_state import CameraState, CaptureStatus
 from edge_agent.config import CameraConfig
+from edge_agent.config_file import redact
 from edge_agent.errors import EndOfStream, SourceBroken, SourceError, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
 from edge_agent.reader import Call, Reader, Superseded
@@ -332,6 +333,7 @@ class Capture:
 
     def finished(self, reader: Reader, error: SourceBroken | EndOfStream) -> None:
         broken, early = isinstance(error, SourceBroken), error.code is not SourceErrorCode.ENDED
+        _without_credentials(error)
         with self._wake:
             self._only_present(reader)
             self.status.error = error if broken else None
@@ -381,6 +383,7 @@ class Capture:
         return self._enter(state)
 
     def _note_failure(self, error: SourceError) -> float:
+        _without_credentials(error)
         delay_s = self._backoff.next_delay()
         self.status.error = self.status.last_error = error
         self.status.reconnects += 1
@@ -408,6 +411,11 @@ class Capture:
         if changed:
             self._on_change(self)
         return True
+
+
+def _without_credentials(error: SourceError) -> None:
+    """It will be published, and may hold what a library, or a function of the user's, says of an address."""
+    error.args = (redact(str(error)),)
 
 
 def _isolation(source: Source) -> Literal["thread", "process"]:

@@ -223,7 +223,7 @@ def _tried(what: str, action: Callable[[], str]) -> ProbeResult:
         return ProbeResult(what, ok=True, text=action())
     except EdgeAgentError as error:
         code = ExitCode.CONFIG if isinstance(error, ConfigError) else ExitCode.UNAVAILABLE
-        return ProbeResult(what, ok=False, text=str(error), exit_code=code)
+        return ProbeResult(what, ok=False, text=redact(str(error)), exit_code=code)
 
 
 def _probe_model(config: AgentConfig) -> str:

@@ -29,7 +29,7 @@ INFO = StreamInfo(6, 4, 25.0, "none (scripted)")
 AT_ONCE = BackoffPolicy(first_s=0.002, least_s=0.001, cap_s=0.002, stable_s=1000.0)
 NEVER = BackoffPolicy(first_s=1000.0, least_s=1000.0, cap_s=1000.0)
 
-Step = Exception | Callable[[], Reading]
+Step = BaseException | Callable[[], Reading]
 
 
 def frame(not_before: float | None = None) -> Callable[[], Reading]:
@@ -42,7 +42,7 @@ class ScriptedSource(Source):
     With ``gated``, each read waits for a permit; ``waiting`` says that one does.
     """
 
-    def __init__(self, steps: Sequence[Step], *, live: bool = True, openings: Sequence[Exception] = (), gated: bool = False) -> None:
+    def __init__(self, steps: Sequence[Step], *, live: bool = True, openings: Sequence[BaseException] = (), gated: bool = False) -> None:
         self.live = live
         self.steps = list(steps)
         self.openings = list(openings)
@@ -66,7 +66,7 @@ class ScriptedSource(Source):
             self.waiting.clear()
         self.reads += 1
         step = self.steps.pop(0) if self.steps else SourceBroken("the script is over")
-        if isinstance(step, Exception):
+        if isinstance(step, BaseException):
             raise step
         return step()
 
@@ -368,9 +368,20 @@ def test_the_end_of_a_camera_is_told_as_an_error() -> None:
         assert (str(error), error.code) == ("the stream ended", SourceErrorCode.ENDED)
 
 
-@pytest.mark.parametrize("defect", [ValueError("x"), RuntimeError("x"), MemoryError(), AssertionError()])
+@pytest.mark.parametrize("kind", [SourceUnavailable, SourceBroken, RuntimeError])
+def test_what_is_published_of_an_error_holds_no_credentials(kind: type[Exception]) -> None:
+    rig = Rig(ScriptedSource([kind("no way to rtsp://joe:s3cret@10.0.0.1/x with password=s3cret")]), policy=NEVER)
+    with running(rig):
+        wait_until(lambda: rig.capture.status.error is not None)
+        assert "rtsp://***@10.0.0.1/x" in str(rig.capture.status.error)
+        assert "s3cret" not in f"{rig.capture.status.error} {rig.capture.status.last_error}"
+
+
+@pytest.mark.parametrize("defect", [ValueError("x"), RuntimeError("x"), MemoryError(), AssertionError(), SystemExit(3)])
 @pytest.mark.parametrize("while_opening", [True, False])
-def test_a_defect_in_a_source_does_not_cost_its_camera(defect: Exception, while_opening: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_in_a_source_does_not_cost_its_camera(
+    defect: BaseException, while_opening: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     source = ScriptedSource(
         [frame()] if while_opening else [frame(), defect, frame()], openings=[defect] if while_opening else [], gated=False
     )

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edge_agent import plugins
+from edge_agent import logs, plugins
 from edge_agent.credentials import read_secret
 from edge_agent.errors import ConfigError, SourceError, SourceErrorCode
 from edge_agent.sources._shared import Sender
@@ -145,6 +145,6 @@ def main(descriptor: int, parent: int) -> None:
     # The parent decides when we end, also when a service manager or a terminal signals the whole group.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logs.setup("warning", "auto")  # without credentials, and without a flood
     Child(socket.socket(fileno=descriptor)).run()
     os._exit(0)  # threads inside a driver do not keep us

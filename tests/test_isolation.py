@@ -26,7 +26,7 @@ from edge_agent.preflight import camera_source
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.sources._process import ProcessSource
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
-from tests.conftest import make_config, wait_until
+from tests.conftest import CLIP, make_config, wait_until
 
 SOON = BackoffPolicy(first_s=0.002, least_s=0.001, cap_s=0.002)
 PATIENCE_S = 0.15
@@ -470,6 +470,23 @@ def test_errors_and_ends_come_through_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(SourceBroken, match="there is no module 'no_such_module'"):
         wrong.open()
     wrong.dispose()
+
+
+def test_a_file_that_was_cut_short_says_so_from_a_process_too(tmp_path: Path) -> None:
+    short = tmp_path / "short.mp4"
+    short.write_bytes(CLIP.read_bytes()[: CLIP.stat().st_size * 3 // 4])
+    source = isolated(make_config({"cameras": [{"id": "front", "source": str(short), "isolation": "process"}]}))
+    source.open()
+
+    def play() -> None:
+        while True:
+            with contextlib.suppress(FrameUnreadable):
+                source.read()
+
+    with pytest.raises(EndOfStream, match="ends early") as ended:
+        play()
+    assert ended.value.code is SourceErrorCode.INVALID_DATA
+    source.dispose()
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,9 @@ class ProcessSource(Source):
             return answer, rest, fds
         kind, message = answer["error"], answer["message"]
         if kind == "EndOfStream":
-            raise EndOfStream(message)
+            end = EndOfStream(message)
+            end.code = SourceErrorCode(answer["code"])  # the end of a file that was cut short has one of its own
+            raise end
         if kind == "FrameUnreadable":
             raise FrameUnreadable(message)
         raise _KINDS.get(kind, SourceUnavailable)(message, SourceErrorCode(answer["code"]))

@@ -113,7 +113,9 @@ class Sender:
             if len(self._buffers[number]) >= size:
                 self._free.discard(number)
                 return number, None
-        size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        # A power of two: else JPEGs that grow a little with each dawn would leave a buffer of each size behind. What is never
+        # written to takes no memory.
+        size = max(mmap.PAGESIZE, 1 << (size - 1).bit_length())
         fd = os.memfd_create("edge_agent frame", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)

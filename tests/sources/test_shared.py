@@ -106,6 +106,14 @@ def test_a_picture_stays_while_it_is_held_and_its_memory_is_used_again_after() -
     assert len(receiver._freed) >= 1
 
 
+def test_pictures_that_grow_a_little_each_time_do_not_leave_a_buffer_behind_for_each() -> None:
+    sender, receiver = Sender(), Receiver()
+    for size in range(10_000, 500_000, 4000):
+        passed(sender, receiver, JpegImage(np.zeros(size, np.uint8), 64, 48))
+        gc.collect(0)
+    assert len(sender._buffers) <= 14
+
+
 def test_what_arrives_cannot_be_written_to_and_cannot_shrink() -> None:
     sender, receiver = Sender(), Receiver()
     got = passed(sender, receiver, BgrImage(BGR))

@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from edge_agent.config import Table, not_bool
-from edge_agent.errors import SourceErrorCode, SourceUnavailable
+from edge_agent.config_file import redact
+from edge_agent.errors import ConfigError, SourceErrorCode, SourceUnavailable
 from edge_agent.libraries import ensure
 from edge_agent.sources import _v4l2 as kernel
 from edge_agent.sources import _v4l2_controls as v4l2_controls
@@ -163,9 +164,11 @@ class V4l2Source(Source):
 
 
 def build(context: SourceContext, config: Config) -> Source:
-    """A source for one webcam: a number, a node or a stable link. Raises ValueError for what can be no path."""
+    """A source for one webcam: a number, a node or a stable link. Raises ConfigError, and ValueError for what can be no path."""
     source = context.source
     if "\0" in str(source):
         raise ValueError("a path holds no NUL")
+    if (isinstance(source, int) and source < 0) or "://" in str(source):
+        raise ConfigError(f"{redact(str(source))!r} is no webcam; it should look like 0 or /dev/video0")
     path = f"/dev/video{source}" if isinstance(source, int) or source.isdigit() else str(source)
     return V4l2Source(path, config)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import SourceError, SourceErrorCode, SourceUnavailable
+from edge_agent.errors import ConfigError, SourceError, SourceErrorCode, SourceUnavailable
 from edge_agent.sources import _v4l2_modes as modes
 from edge_agent.sources import v4l2
 from edge_agent.sources._v4l2 import Capability
@@ -48,6 +48,13 @@ def test_every_format_that_is_read_can_be_asked_for() -> None:
 def test_a_path_that_can_be_none() -> None:
     with pytest.raises(ValueError, match="NUL"):
         v4l2.build(context("/dev/video\0"), v4l2.Config())
+
+
+@pytest.mark.parametrize("source", [-1, "rtsp://joe:s3cret@10.0.0.1/x"])
+def test_what_is_no_webcam_whatever_is_plugged_in(source: str | int) -> None:
+    with pytest.raises(ConfigError, match="is no webcam") as caught:
+        v4l2.build(SourceContext("front", source, Path, str), v4l2.Config())
+    assert "s3cret" not in str(caught.value)
 
 
 def refused(path: str | Path) -> SourceError:

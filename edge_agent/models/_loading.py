@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraSettings, ModelSettings
 from edge_agent.config_file import key_name
 from edge_agent.errors import ConfigError, ModelError
-from edge_agent.host import read_host
 from edge_agent.models._description import described, read_texts, stated_size
 from edge_agent.models.base import Family, Model, Thresholds
 from edge_agent.runtimes.base import GraphSpec, Runtime, RuntimeContext
@@ -116,16 +114,10 @@ def load(config: AgentConfig, *, only_files: bool = False) -> LoadedModel:
 
 
 def check_inputs(graph: GraphSpec, path: Path) -> None:
-    """Raises ModelError for a graph that is not fed with one picture, or with one that does not fit into this machine's memory."""
+    """Raises ModelError for a graph that is not fed with one picture."""
     if len(graph.inputs) != 1 and [spec.name for spec in graph.inputs[1:]] != ["orig_target_sizes"]:
         others = ", ".join(repr(spec.name) for spec in graph.inputs[1:]) or "none at all"
         raise ModelError(f"{path} has {len(graph.inputs)} inputs; a detector has one, the picture, and this one also wants {others}")
-    spec = graph.inputs[0]
-    needed = math.prod(max(1, size) for size in spec.shape) * spec.dtype.itemsize
-    available = read_host().memory_available_bytes
-    if available is not None and needed > available:
-        left = f"this machine has {available / 1e9:.1f} GB left"
-        raise ModelError(f"{path}: its input {list(spec.shape)} takes {needed / 1e9:.1f} GB, and {left}")
 
 
 def configured_family(config: AgentConfig, graph: GraphSpec, label_count: int | None) -> Family:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelError
+from edge_agent.host import read_host
 
 Tensor = NDArray[np.generic]
 
@@ -147,7 +149,8 @@ def dequantize(tensor: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
 def with_fixed_size(spec: TensorSpec, size: tuple[int, int] | None, path: Path) -> TensorSpec:
     """A picture's input whose open sizes are filled in: one picture, and ``size`` (width, height).
 
-    Raises ConfigError for a file that leaves its size open where ``size`` is None, and for one that has another.
+    Raises ConfigError for a file that leaves its size open where ``size`` is None, and for one that has another; ModelError for
+    a picture that does not fit into this machine's memory.
     """
     shape = list(spec.shape)
     if len(shape) != 4:
@@ -166,4 +169,13 @@ def with_fixed_size(spec: TensorSpec, size: tuple[int, int] | None, path: Path) 
         raise ConfigError(f"model.input_size: {path} is made for pictures of {own}, and cannot be used for {size[0]}x{size[1]}")
     if -1 in shape:  # the channels
         shape[shape.index(-1)] = 3
+    _refuse_larger_than_memory(shape, spec.dtype, path)
     return replace(spec, shape=tuple(shape))
+
+
+def _refuse_larger_than_memory(shape: Sequence[int], dtype: np.dtype[np.generic], path: Path) -> None:
+    needed = math.prod(shape) * dtype.itemsize
+    available = read_host().memory_available_bytes
+    if available is not None and needed > available:
+        left = f"this machine has {available / 1e9:.1f} GB left"
+        raise ModelError(f"{path}: its input {list(shape)} takes {needed / 1e9:.1f} GB, and {left}")

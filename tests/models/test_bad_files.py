@@ -150,6 +150,8 @@ def test_class_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
 
 def test_an_input_larger_than_memory_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
     assert "takes 480.0 GB, and this machine has" in refused(write(tmp_path / "m.onnx", picture=(1, 3, 200_000, 200_000)))
+    path = write(tmp_path / "open.onnx", picture=OPEN, declared=("batch", 11, "cells"))
+    assert "takes 480.0 GB" in refused(path, input_size=200_000)
 
 
 def test_a_second_input_is_named(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def progress_bar(label: str, *, hidden: bool) -> Iterator[Callable[[int, int], N
 @click.option("-o", "--output", required=True, type=FILE, metavar="FILE", help="The .onnx to write.")
 @click.option("--images", required=True, metavar="SOURCE", help="Pictures like those it will see: a folder, a video, a camera. Some 50 do.")
 @click.option("--annotations", type=FILE, metavar="FILE", help="Boxes of the folder's pictures, in COCO's JSON format, to judge by AP.")
-@click.option("--target-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="AP that may be lost (see below).")
+@click.option("--target-drop", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="AP that may be lost.")
 @click.option(
     "--cpu", type=click.Choice(["arm64", "x86-vnni", "x86"]), help="For which machine. Default: this one, whose speed then counts."
 )

@@ -141,66 +141,6 @@ def with_shapes(model: ModelProto) -> ModelProto:
     return onnx.shape_inference.infer_shapes(model)
 
 
-def fold_focus(model: ModelProto) -> ModelProto | None:
-    """YOLO's first step (every second pixel into channels, then a convolution) as one convolution of twice the size.
-
-    The same sums, so exact but for rounding; ONNX Runtime is faster on it. None where there is no such step.
-    """
-    from onnx import helper, numpy_helper
-
-    graph = Graph(model)
-    for node in model.graph.node:
-        order, source = _focus(graph, node.input[0]) if node.op_type == "Conv" else ((), "")
-        weight = next((w for w in model.graph.initializer if order and w.name == node.input[1]), None)
-        pads = attribute(node, "pads", [0, 0, 0, 0]) if order else []
-        plain = order and {*attribute(node, "strides", [1, 1]), *attribute(node, "dilations", [1, 1]), attribute(node, "group", 1)} == {1}
-        if weight is None or not plain or len(graph.consumers[node.input[1]]) > 1:
-            continue
-        small = numpy_helper.to_array(weight)
-        channels = small.shape[1] // 4
-        large = np.zeros((small.shape[0], channels, 2 * small.shape[2], 2 * small.shape[3]), np.float32)
-        for position, (down, across, channel) in enumerate(order):
-            large[:, channel, down::2, across::2] = small[:, position]
-        folded = copy.deepcopy(model)
-        next(w for w in folded.graph.initializer if w.name == weight.name).CopyFrom(numpy_helper.from_array(large, weight.name))
-        conv = next(n for n in folded.graph.node if n.name == node.name)
-        conv.input[0] = source
-        del conv.attribute[:]
-        sizes = {"kernel_shape": list(large.shape[2:]), "strides": [2, 2], "pads": [2 * p for p in pads]}
-        conv.attribute.extend(helper.make_attribute(key, value) for key, value in sizes.items())
-        return with_shapes(_without_dead(folded))
-    return None
-
-
-def _focus(graph: Graph, tensor: str) -> tuple[tuple[tuple[int, int, int], ...], str]:
-    """(row, column, channel) of each channel of ``tensor``, and the picture, if it is a SpaceToDepth of 2, perhaps reordered."""
-    from onnx import numpy_helper
-
-    node = graph.producer.get(tensor)
-    indices = None
-    if node is not None and node.op_type == "Gather" and attribute(node, "axis", 0) == 1 and node.input[1] in graph.weights:
-        indices = numpy_helper.to_array(next(w for w in graph.model.graph.initializer if w.name == node.input[1]))
-        node = graph.producer.get(node.input[0])
-    if node is None or node.op_type != "SpaceToDepth" or attribute(node, "blocksize", 0) != 2:
-        return (), ""
-    channels = graph.shapes[node.input[0]][1]
-    order = [(block // 2, block % 2, channel) for block in range(4) for channel in range(channels)]
-    if indices is not None:
-        order = [order[int(i)] for i in indices.reshape(-1)] if indices.size == len(order) else []
-    return tuple(order), node.input[0]
-
-
-def _without_dead(model: ModelProto) -> ModelProto:
-    live, kept = {output.name for output in model.graph.output}, []
-    for node in reversed(model.graph.node):
-        if live.intersection(node.output):
-            kept.append(node)
-            live.update(node.input)
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(kept))
-    return model
-
-
 def fuse_silu(model: ModelProto) -> ModelProto | None:
     """X * sigmoid(x) as ONNX Runtime's one float operator, which it finds by itself only where nothing is quantized around it.
 

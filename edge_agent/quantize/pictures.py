@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent import config_file, evaluation, labelled, plugins, preflight
+from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError, EndOfStream
 from edge_agent.image import BgrImage, Image
 from edge_agent.quantize.accuracy import Labels
@@ -64,10 +65,12 @@ def from_source(source: str, say: Callable[[str], None]) -> dict[int, Image]:
     is_folder = config.cameras[0].kind == "images"
     try:
         opened.open()
+        if opened.live:
+            say(f"taking {FROM_STREAM} pictures from {redact(source)}, one a second")
         kept = _spread(opened, MOST if is_folder else FROM_STREAM, say)
     finally:
         opened.close()
-    return _enough(dict(enumerate(kept)), source)
+    return _enough(dict(enumerate(kept)), redact(source))
 
 
 def _spread(source: Source, count: int, say: Callable[[str], None]) -> list[Image]:

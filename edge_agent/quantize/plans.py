@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_agent.quantize.graph import QUANTIZABLE, WEIGHTED, Graph, fold_focus, fuse_silu
+from edge_agent.quantize.focus import fold_focus
+from edge_agent.quantize.graph import QUANTIZABLE, WEIGHTED, Graph, fuse_silu
 from edge_agent.quantize.insertion import Types, insert
 from edge_agent.quantize.ranges import Histogram, min_max
 from edge_agent.quantize.sessions import node_times
@@ -60,18 +61,20 @@ def make(model: ModelProto, histograms: dict[str, Histogram], picture: Tensor, t
         left = {node.name for node in fused.graph.node if node.op_type in QUANTIZABLE}
         plans.append(Plan("all but SiLU", fused, frozenset(able & left)))
     seen = {plan.nodes for plan in plans}
-    for chosen in _islands(Graph(base), weighted, histograms, (picture, types, threads)):
+    for kind, chosen in _islands(Graph(base), weighted, histograms, (picture, types, threads)):
         if chosen and chosen not in seen:
             seen.add(chosen)
-            plans.append(Plan(f"{len(chosen)} of {len(weighted)} convolutions", base, chosen))
+            plans.append(Plan(f"{len(chosen)} of {len(weighted)} convolutions {kind}", base, chosen))
     return plans
 
 
-def _islands(graph: Graph, weighted: list[str], histograms: dict[str, Histogram], how: tuple[Tensor, Types, int]) -> list[frozenset[str]]:
-    """Sets of convolutions that are worth INT8 in the midst of float."""
+def _islands(
+    graph: Graph, weighted: list[str], histograms: dict[str, Histogram], how: tuple[Tensor, Types, int]
+) -> list[tuple[str, frozenset[str]]]:
+    """Sets of convolutions that are worth INT8 in the midst of float, and by what they were chosen."""
     gains = _gains(graph, weighted, histograms, how)
     heavy = sorted(weighted, key=lambda name: -graph.intensity(graph.nodes[name]))
-    by_weight = [frozenset(heavy[: max(1, round(share * len(heavy)))]) for share in _BY_WEIGHT]
+    by_weight = [("by work", frozenset(heavy[: max(1, round(share * len(heavy)))])) for share in _BY_WEIGHT]
     if len(gains) < len(weighted) / 2:
         return by_weight
     order = sorted((name for name, gain in gains.items() if gain > 0), key=lambda name: -gains[name])
@@ -83,8 +86,8 @@ def _islands(graph: Graph, weighted: list[str], histograms: dict[str, Histogram]
             if saved < share * total:
                 chosen.append(name)
                 saved += gains[name]
-        sets.append(frozenset(chosen))
-    return [*sets, *(chosen.intersection(order) for chosen in by_weight)]
+        sets.append(("by time saved", frozenset(chosen)))
+    return [*sets, *((kind, some.intersection(order)) for kind, some in by_weight)]
 
 
 def _gains(graph: Graph, weighted: list[str], histograms: dict[str, Histogram], how: tuple[Tensor, Types, int]) -> dict[str, float]:

@@ -48,7 +48,7 @@ class Watch:
             self._client.username_pw_set(options.username, options.context.password)
         if options.context.tls is not None:
             self._client.tls_set_context(options.context.tls)
-        self._client.on_connect, self._client.on_message = self._subscribe, self._show
+        self._client.on_connect, self._client.on_subscribe, self._client.on_message = self._subscribe, self._granted, self._show
         self._client.on_disconnect = self._lost
         self._stopping = self._away = False
         self._answered = threading.Event()
@@ -75,12 +75,20 @@ class Watch:
         self._client.loop_stop()
 
     def _subscribe(self, client: paho.Client, _user: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        self._refused = str(reason) if reason.is_failure else ""
-        if not self._refused:
+        if reason.is_failure:
+            self._answer(str(reason))
+        else:
             client.subscribe(f"{self._options.base}/{self._options.device or '+'}/#", qos=1)
-            if self._away:
-                self._away = False
-                self._note("connected again")
+
+    def _granted(self, _client: paho.Client, _user: Any, _mid: int, reasons: Sequence[Any], _properties: Any) -> None:
+        refused = any(reason.is_failure for reason in reasons)
+        self._answer(f"this user may not read {self._options.base}/#" if refused else "")
+        if self._away and not refused:
+            self._away = False
+            self._note("connected again")
+
+    def _answer(self, refused: str) -> None:
+        self._refused = refused
         self._answered.set()
 
     def _lost(self, *_: Any) -> None:

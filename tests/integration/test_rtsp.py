@@ -170,7 +170,8 @@ def test_the_time_of_a_frame_is_when_it_came_and_not_when_ffmpeg_hands_it_out(se
     sent = dict(server.sent() for _ in range(40))
     late = [came[number] - at for number, at in sent.items() if number in came and number > 20]
     assert len(late) > 10
-    assert 0 <= sorted(late)[len(late) // 2] < 0.5 / FPS, "well below one interval, which is what FFmpeg's parser holds back"
+    # The server tells after it has sent: on a busy machine the frame may be here sooner than its word.
+    assert -0.01 < sorted(late)[len(late) // 2] < 0.5 / FPS, "well below one interval, which is what FFmpeg's parser holds back"
 
 
 # -- what nobody is going to be served ----------------------------------------------------------------------------------

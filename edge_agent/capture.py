@@ -31,11 +31,16 @@ log = logging.getLogger(__name__)
 
 FILE_DEPTH = 8
 """Frames of a file that may wait, so that neither decoder nor model stands still for the other's unevenness."""
-CAMERA_BACKOFF = BackoffPolicy(first_s=0.5, cap_s=30.0, stable_s=10.0)
+CAMERA_BACKOFF = BackoffPolicy(first_s=0.5, cap_s=4.0, stable_s=10.0)
+"""With the cap and the time to open, frames resume within 5 s of a camera's return, however long it was away."""
+SELDOM_S = 30.0
+"""The cap after what the camera's return does not mend, and what trying often makes worse."""
+SELDOM = frozenset({SourceErrorCode.AUTH_FAILED, SourceErrorCode.TLS, SourceErrorCode.UNSUPPORTED, SourceErrorCode.WEDGED})
+"""Cameras lock out whoever fails to log in a few times; a call that hangs costs a thread or a process."""
 MOST_LEFT_BEHIND = 3
 """Threads of one camera that hang at the same time, before it waits for one of them to come back."""
-UNEVEN = 1.25
-"""Intervals before a frame is taken, in which one surely comes: they are not all equally long."""
+UNEVEN = 1.05
+"""Usual intervals before a frame is taken, in which one almost surely comes."""
 HINT_S = 1.0
 """A source is told to leave out frames for so long at most, so that ``read`` comes back while the model is busy."""
 
@@ -384,7 +389,7 @@ class Capture:
 
     def _note_failure(self, error: SourceError) -> float:
         _without_credentials(error)
-        delay_s = self._backoff.next_delay()
+        delay_s = self._backoff.next_delay(SELDOM_S if error.code in SELDOM else None)
         self.status.error = self.status.last_error = error
         self.status.reconnects += 1
         log.warning("source unavailable camera=%s code=%s retry_in=%.1fs reason=%s", self.camera.id, error.code.value, delay_s, error)

@@ -32,10 +32,10 @@ class Backoff:
         self._attempts = 0
         self._up_since: float | None = None
 
-    def next_delay(self) -> float:
-        """Seconds to wait before the next attempt. Never ends and never exceeds the cap."""
+    def next_delay(self, cap_s: float | None = None) -> float:
+        """Seconds to wait before the next attempt. Never ends and never exceeds the cap: ``cap_s``, or else the policy's."""
         policy = self._policy
-        ceiling = min(policy.cap_s, policy.first_s * 2 ** min(self._attempts, 30))
+        ceiling = min(policy.cap_s if cap_s is None else cap_s, policy.first_s * 2 ** min(self._attempts, 30))
         self._attempts += 1
         return max(policy.least_s, self._uniform(0.0, ceiling))
 

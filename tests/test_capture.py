@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.capture import HINT_S, CameraState, Capture
+from edge_agent.capture import CAMERA_BACKOFF, HINT_S, CameraState, Capture
 from edge_agent.config import CameraConfig
 from edge_agent.errors import ConfigError, EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
@@ -481,7 +481,7 @@ def test_the_last_frame_before_the_next_one_is_taken_is_wanted() -> None:
         now = time.monotonic()
         rig.capture.expect(now + 0.5, now)
         assert usual > 0
-        assert source.wanted_at[-1] == pytest.approx(now + 0.5 - 1.25 * usual)
+        assert source.wanted_at[-1] == pytest.approx(now + 0.5 - 1.05 * usual)
 
 
 # -- frames that were left out ------------------------------------------------------------------------------------------
@@ -629,6 +629,21 @@ def test_one_frame_does_not_reset_the_backoff() -> None:
 
 def test_having_been_up_for_long_enough_resets_the_backoff() -> None:
     assert ceilings(0, ScriptedSource([frame(), lost()] * 9)) == [1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("code", "highest"), [(SourceErrorCode.REFUSED, 4), (SourceErrorCode.ENDED, 4), (SourceErrorCode.AUTH_FAILED, 30)])
+def test_a_camera_is_tried_soon_after_its_return_and_not_locked_out_by_it(code: SourceErrorCode, highest: float) -> None:
+    drawn: list[float] = []
+
+    def uniform(_low: float, high: float) -> float:
+        drawn.append(high)
+        return 0.0
+
+    rig = Rig(ScriptedSource([], openings=[SourceUnavailable("no", code) for _ in range(20)]), policy=CAMERA_BACKOFF, uniform=uniform)
+    with running(rig):
+        wait_until(lambda: len(drawn) >= 8)
+    assert drawn[:3] == [0.5, 1, 2]
+    assert max(drawn) == highest
 
 
 @pytest.mark.parametrize("answer", [lost(), EndOfStream(), ValueError("a defect")], ids=["lost", "end", "defect"])

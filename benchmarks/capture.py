@@ -33,6 +33,7 @@ from edge_agent.demo import clip_path
 from edge_agent.errors import EndOfStream
 from edge_agent.image import Image, JpegImage, Pixels, PlanarImage, YuyvImage
 from edge_agent.plugins import PluginKinds
+from edge_agent.scheduler import EARLY
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
 from edge_agent.sources.base import Reading, Source, StreamInfo
 
@@ -226,6 +227,8 @@ def _h264_plain(path: Path, size: tuple[int, int]) -> float:
 def measure_skipping(folder: Path, seconds: float) -> Iterator[Row]:
     """A live stream of which the model takes every sixth frame: how many are decoded for each that is served."""
     streams = {
+        "every frame a key frame": encoded(folder / "live-i.mp4", (1280, 720), BUILTIN_FPS, gop=1),
+        "16 of 17 disposable": with_skippable_frames(folder / "live-17.mp4", (1280, 720), apart=17),
         "5 of 6 disposable": with_skippable_frames(folder / "live-b.mp4", (1280, 720), apart=6),
         "a key frame every 6": encoded(folder / "live-key.mp4", (1280, 720), BUILTIN_FPS, gop=6),
         "nothing skippable": encoded(folder / "live-p.mp4", (1280, 720), BUILTIN_FPS, gop=10_000),
@@ -260,7 +263,7 @@ def _every_sixth(clip: Path, seconds: float, fps: float = 30.0) -> tuple[int, in
                 now = time.monotonic()
                 if capture.take(now) is None:
                     continue
-                capture.expect(now + 0.9 * service_s)  # as the scheduler does
+                capture.expect(now + EARLY * service_s)  # as the scheduler does
             time.sleep(max(0.0, now + service_s - time.monotonic()))
             served += 1
             if served == 0:

@@ -40,8 +40,8 @@ class Rhythm:
 
     @property
     def usual_s(self) -> float:
-        """The median of the last intervals; 0 before there is one."""
-        return sorted(self._intervals)[len(self._intervals) // 2] if self._intervals else 0.0
+        """Nine in ten of the last intervals are no longer; 0 before there is one."""
+        return sorted(self._intervals)[len(self._intervals) * 9 // 10] if self._intervals else 0.0
 
     @property
     def limit_s(self) -> float:

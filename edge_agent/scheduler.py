@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from edge_agent.capture import Capture
 from edge_agent.frame import Frame
 
-EARLY = 0.9
+EARLY = 0.97
 """Share of the shortest recent service time after which the next frame is expected to be taken: rather too soon than too late."""
 RECENT = 8
 POLL_S = 0.5

@@ -14,6 +14,7 @@ import importlib.util
 import re
 import sys
 import sysconfig
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,17 @@ _SYSTEM = "apt install libgl1 libglib2.0-0 (or pip install opencv-python-headles
 _failures: dict[str, str] = {}
 _GI_PACKAGES = "python3-gi gir1.2-gst-plugins-base-1.0"
 _TYPELIBS = {"Gst": "gir1.2-gstreamer-1.0", "GstVideo": "gir1.2-gst-plugins-base-1.0"}
+_CLASSES = {
+    "Gst": "Bin Buffer BufferFlags Bus Caps CapsFeatures ChildProxy Clock DebugGraphDetails Element ElementFactory FlowReturn Format Fraction"
+    " GhostPad Iterator IteratorResult MapFlags MapInfo Memory Message MessageType MiniObject Object Pad PadDirection PadLinkReturn"
+    " PadTemplate ParseContext ParseFlags Pipeline Plugin PluginFeature Query Registry Sample Segment SegmentFlags State StateChangeReturn"
+    " Structure SystemClock URIHandler URIType",
+    "GstVideo": "VideoColorMatrix VideoColorPrimaries VideoColorRange VideoColorimetry VideoFormat VideoFormatInfo VideoFrameFlags VideoInfo"
+    " VideoInterlaceMode VideoMeta VideoTransferFunction",
+}
+"""What sources meet. PyGObject makes a class when it first meets it, and leaves it without its methods, for as long as the
+process lives, where two cameras' threads meet it at the same time."""
+_start = threading.Lock()
 
 
 def ensure(*names: str) -> None:
@@ -64,9 +76,9 @@ def gi_folders() -> list[Path]:
 def gstreamer() -> ModuleType:
     """``gi.repository.Gst``, started; with ``GstVideo`` beside it. Raises ConfigError naming what to install.
 
-    May look through every plugin of the system the first time: seconds on a small board.
+    May look through every plugin of the system the first time: seconds on a small board. Any thread.
     """
-    with warnings.catch_warnings():
+    with _start, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyGObject's ways of importing are older than the Pythons that it is used with
         return _gstreamer()
 
@@ -79,10 +91,15 @@ def _gstreamer() -> ModuleType:
             gi.require_version(name, "1.0")
         except ValueError:
             raise ConfigError(f"GStreamer's description {name}-1.0 is missing: apt install {package}") from None
-    gst, _ = (importlib.import_module(f"gi.repository.{name}") for name in _TYPELIBS)
+    modules = {name: importlib.import_module(f"gi.repository.{name}") for name in _TYPELIBS}
+    gst = modules["Gst"]
     started = gst.init_check(None)  # Debian's python3-gst-1.0, where it is installed, changes what that gives
     if not (started[0] if isinstance(started, tuple) else started):
         raise ConfigError("GStreamer does not start; see what gst-inspect-1.0 says")
+    for name, classes in _CLASSES.items():
+        for each in classes.split():
+            getattr(modules[name], each, None)  # makes it, here and now
+    gst.ElementFactory.make("appsink", None)
     return gst
 
 

@@ -28,11 +28,11 @@ _failures: dict[str, str] = {}
 _GI_PACKAGES = "python3-gi gir1.2-gst-plugins-base-1.0"
 _TYPELIBS = {"Gst": "gir1.2-gstreamer-1.0", "GstVideo": "gir1.2-gst-plugins-base-1.0"}
 _CLASSES = {
-    "Gst": "Bin Buffer BufferFlags Bus Caps CapsFeatures ChildProxy Clock DebugGraphDetails Element ElementFactory FlowReturn Format Fraction"
+    "Gst": "Bin Buffer BufferFlags Bus Caps CapsFeatures ChildProxy Clock Element ElementFactory FlowReturn Format Fraction"
     " GhostPad Iterator IteratorResult MapFlags MapInfo Memory Message MessageType MiniObject Object Pad PadDirection PadLinkReturn"
     " PadTemplate ParseContext ParseFlags Pipeline Plugin PluginFeature Query Registry Sample Segment SegmentFlags State StateChangeReturn"
     " Structure SystemClock URIHandler URIType",
-    "GstVideo": "VideoColorMatrix VideoColorPrimaries VideoColorRange VideoColorimetry VideoFormat VideoFormatInfo VideoFrameFlags VideoInfo"
+    "GstVideo": "VideoColorMatrix VideoColorPrimaries VideoColorRange VideoColorimetry VideoFormat VideoFormatInfo VideoInfo"
     " VideoInterlaceMode VideoMeta VideoTransferFunction",
 }
 """What sources meet. PyGObject makes a class when it first meets it, and leaves it without its methods, for as long as the

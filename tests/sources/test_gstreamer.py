@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.server
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -432,3 +434,28 @@ def test_check_names_what_is_wrong_with_a_pipeline(edge_agent: CommandLine, tmp_
     assert done.returncode == 78
     assert "agent.toml:5: cameras[0].source: the pipeline has no appsink" in said
     assert "Traceback" not in said
+
+
+TOGETHER = """
+import sys, threading
+from pathlib import Path
+from edge_agent.sources import gstreamer
+from edge_agent.sources.base import SourceContext
+sys.setswitchinterval(1e-6)
+def show(form):
+    text = f"videotestsrc is-live=true ! video/x-raw,format={form},width=64,height=48,framerate=30/1 ! appsink"
+    source = gstreamer.build(SourceContext(form, text, Path, str), gstreamer.Config())
+    source.open()
+    print(source.read().image.bgr().shape, flush=True)
+    source.close()
+threads = [threading.Thread(target=show, args=(form,)) for form in ("YUY2", "NV12", "I420", "BGR")]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_cameras_that_start_together_find_the_bindings_whole() -> None:
+    """PyGObject makes classes when they are first met, and not well where several threads meet them."""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", TOGETHER], capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout.count("(48, 64, 3)") == 4, done.stderr[-2000:]

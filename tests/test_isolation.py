@@ -472,6 +472,13 @@ def test_errors_and_ends_come_through_as_they_are(tmp_path: Path) -> None:
     wrong.dispose()
 
 
+def test_a_read_in_the_middle_of_a_file_may_take_no_longer_in_a_process_than_one_at_its_beginning() -> None:
+    source = isolated(make_config({"cameras": [{"id": "front", "source": str(CLIP), "isolation": "process"}]}))
+    source.position = 10_000
+    assert source._within_s() < 10
+    assert source._within_s(source.position) > 200
+
+
 def test_a_file_that_was_cut_short_says_so_from_a_process_too(tmp_path: Path) -> None:
     short = tmp_path / "short.mp4"
     short.write_bytes(CLIP.read_bytes()[: CLIP.stat().st_size * 3 // 4])

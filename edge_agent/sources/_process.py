@@ -146,11 +146,11 @@ class ProcessSource(Source):
     @property
     def patience_s(self) -> float:  # type: ignore[override] # grows with that of the other
         """Seconds, with what it takes to start a process and to end one."""
-        return self._call_s + START_S + 2 * LEAVE_S
+        return self._within_s(self.position) + START_S + 2 * LEAVE_S
 
-    @property
-    def _call_s(self) -> float:
-        self._inner.position = self.position
+    def _within_s(self, position: int = 0) -> float:
+        """Longest time for one call. To open a file at a ``position`` takes longer than to read on there."""
+        self._inner.position = position
         return self._inner.patience_s
 
     @property
@@ -166,11 +166,11 @@ class ProcessSource(Source):
             self._running, self._receiver = _Running(self._target.camera), Receiver()
             self._call(self._target.request(), START_S)
         self._is_open = True
-        answer, _, _ = self._call({"call": "open", "position": self.position}, self._call_s)
+        answer, _, _ = self._call({"call": "open", "position": self.position}, self._within_s(self.position))
         return StreamInfo(**answer["info"])
 
     def read(self) -> Reading:
-        answer, pickled, fds = self._call({"call": "read", "freed": self._receiver.freed()}, self._call_s)
+        answer, pickled, fds = self._call({"call": "read", "freed": self._receiver.freed()}, self._within_s())
         try:
             for fd in fds:
                 self._receiver.map(answer["buffer"], fd, answer["size"])
@@ -191,7 +191,7 @@ class ProcessSource(Source):
     def close(self) -> None:
         if self._is_open and self._running is not None:
             with contextlib.suppress(SourceError):
-                self._call({"call": "close"}, self._call_s)
+                self._call({"call": "close"}, self._within_s())
         self._is_open = False
 
     def dispose(self) -> None:

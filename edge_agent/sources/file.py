@@ -54,20 +54,22 @@ class FileSource(Source):
         self.unpaced = not config.realtime
         self._started: tuple[float, float] | None = None
         self.position = 0
+        self._is_open = False
         self._last_pts_s = 0.0
         self._failed_at: int | None = None
 
     @property
-    def patience_s(self) -> float:  # type: ignore[override] # grows with what is to be gone over again
+    def patience_s(self) -> float:  # type: ignore[override] # grows with what is to be gone over again, while it is opened
         """Seconds: see ``Source``."""
         timeout_s: float = max(OPEN_TIMEOUT_S, self._config.read_timeout_s)
-        return timeout_s + MARGIN_S + self.position / SLOWEST_FPS
+        return timeout_s + MARGIN_S + (0.0 if self._is_open else self.position / SLOWEST_FPS)
 
     def open(self) -> StreamInfo:
         self._started = None
         info = self._file.open()
         for _ in range(self.position):
             self._skip()
+        self._is_open = True
         return info
 
     def _skip(self) -> None:
@@ -126,6 +128,7 @@ class FileSource(Source):
         return reading.captured_at
 
     def close(self) -> None:
+        self._is_open = False
         self._file.close()
 
 

@@ -449,6 +449,20 @@ def test_a_file_that_failed_goes_on_where_it_was() -> None:
     assert isinstance(end, EndOfStream)
 
 
+def test_only_to_open_a_file_in_its_middle_may_take_long() -> None:
+    source = file.FileSource(FfmpegTarget("x", "x", live=False, open_timeout_s=1, read_timeout_s=1), file.Config())
+    source._file = Scripted([list(range(1000)), list(range(1000))])  # type: ignore[assignment]
+    source.open()
+    for _ in range(900):
+        source.read()
+    assert source.patience_s < 10, "a read that hangs is told within ten seconds, however far it has come"
+    source.close()
+    assert source.patience_s > 20, "what it has to go over again"
+    source.open()
+    assert source.patience_s < 10
+    assert source.read().pts_s == 900
+
+
 def test_a_file_that_fails_twice_at_one_place_is_broken() -> None:
     lost = SourceUnavailable("Input/output error")
     found, end = played([0, 1, lost], [0, 1, lost], [0, 1, 2])

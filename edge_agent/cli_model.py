@@ -43,7 +43,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group("model")
 def model_group() -> None:
-    """Look at model files: what they are (inspect), what they find (eval), and how to make them faster (quantize)."""
+    """Look at model files: what they are (inspect), find (eval) and cost (bench), and how to make them faster (quantize)."""
 
 
 @model_group.command("inspect")
@@ -93,6 +93,40 @@ def evaluate(file: Path, images: Path, annotations: Path, as_json: bool, **given
         click.echo(json.dumps(result.as_json(), indent=2))
     else:
         _show(result)
+
+
+@model_group.command("bench")
+@click.argument("file", type=FILE)
+@click.option(
+    "--against", type=FILE, metavar="FILE", help="Another file of the same model, such as the INT8 one, measured in turn with it."
+)
+@click.option("--source", metavar="SOURCE", help="A video, a folder of pictures, a camera. Default: the clip that comes with edge-agent.")
+@click.option("--seconds", type=click.FloatRange(min=0.1, max=3600), default=10.0, show_default=True, help="How long to measure.")
+@click.option(
+    "--decoders", type=click.IntRange(0, 16), default=1, show_default=True, help="Threads that are kept busy beside it, as decoders are."
+)
+@click.option("--input-size", callback=_size, metavar="SIZE", help="For files that leave it open: 640 or 640x480 (width x height).")
+@click.option("--family", help="As model.family in agent.toml; needed only when the file is ambiguous.")
+@click.option("--labels", type=FILE, metavar="FILE", help="Class names, one a line. Default: from the file, or a .txt beside it.")
+@click.option("--texts", type=FILE, metavar="FILE", help="As model.text_embeddings in agent.toml, for image encoders.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def bench(as_json: bool, **given: Any) -> None:
+    """Measure milliseconds of each stage on this machine, by number of threads, and end with lines for agent.toml."""
+    from edge_agent import benching, logs
+
+    logs.setup("error", "text")
+    request = benching.Request(**{key: given.pop(key) for key in ("file", "against", "source", "seconds", "decoders")}, model=_keys(given))
+    with progress_bar("measuring", hidden=as_json) as progress:
+        report = benching.bench(request, progress)
+    click.echo(json.dumps(report.as_json(), indent=2) if as_json else report.table())
+
+
+def _keys(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of a command as keys of [model]; paths are absolute, as those of a configuration lie beside its file."""
+    given["text_embeddings"] = given.pop("texts")
+    found = {key: value for key, value in given.items() if value is not None}
+    absolute = {key: str(value.expanduser().absolute()) for key, value in found.items() if isinstance(value, Path)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in {**found, **absolute}.items()}
 
 
 def options_of(given: dict[str, Any]) -> ModelOptions:
@@ -163,3 +197,43 @@ def quantize(file: Path, output: Path, images: str, annotations: Path | None, as
     click.echo(json.dumps(result.as_json(), indent=2) if as_json else result.table())
     if refused is not None:
         raise refused
+
+
+def _sha256(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise click.BadParameter(f"{value!r} is no SHA-256, which has 64 hexadecimal digits", ctx, param)
+    return value and value.lower()
+
+
+@model_group.command()
+@click.argument("what", metavar="[NAME|URL]", required=False)
+@click.option("--list", "listed", is_flag=True, help="List the models that are known by name, with their licences.")
+@click.option("-o", "--output", type=FILE, metavar="PATH", help="A folder, or the file to write. Default: models/ in the state directory.")
+@click.option("--sha256", callback=_sha256, metavar="HEX", help="What a file from an address must be.")
+@click.option("--max-mb", type=click.FloatRange(0, 1e6, min_open=True), default=1000.0, show_default=True, help="Fetch nothing larger.")
+@click.option("--force", is_flag=True, help="Replace a file that holds something else.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def pull(what: str | None, *, listed: bool, as_json: bool, **given: Any) -> None:
+    """Fetch a model by its name (--list) or its address: verified by SHA-256, and whole or not at all.
+
+    Stopped or cut off, the same command goes on where it was. Without a known hash the file is kept, and said to be unverified.
+
+    Exit code 65: what came is not what was asked for. 69: the server cannot be reached or refuses. 75: another process pulls the same
+    file. 78: the file cannot be written, or exists and holds something else.
+    """
+    from edge_agent import pulling
+    from edge_agent.catalogue import CATALOGUE
+
+    if listed:
+        lines = [f"{one.name:18s} {one.size / 1e6:6.2f} MB  {one.licence:12s} {one.what}" for one in CATALOGUE]
+        click.echo(json.dumps([one.as_json() for one in CATALOGUE], indent=2) if as_json else "\n".join(lines))
+        return
+    if what is None:
+        raise click.UsageError("give a NAME or a URL, or --list")
+    try:
+        with progress_bar("pulling", hidden=as_json) as progress:
+            pulled = pulling.pull(pulling.Request(what, **given), progress)
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on from there", err=True)
+        raise
+    click.echo(json.dumps(pulled.as_json(), indent=2) if as_json else "\n".join(pulled.lines()))

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent.config import AgentConfig
 from edge_agent.models import _loading, _trial
 from edge_agent.models._loading import LoadedModel
+from edge_agent.runtimes.base import silent
 
 log = logging.getLogger(__name__)
 MARKER = "model-loading"
 
 
-def load_guarded(config: AgentConfig, state: Path, *, only_files: bool = False) -> LoadedModel:
+def load_guarded(
+    config: AgentConfig, state: Path, *, only_files: bool = False, announce: Callable[[str, float], None] = silent
+) -> LoadedModel:
     """As :func:`edge_agent.models._loading.load`, with a mark in the state folder while it lasts.
 
     Where the mark of the same file is found, an earlier start never came back from loading it. Then it is tried in a process
@@ -31,7 +35,7 @@ def load_guarded(config: AgentConfig, state: Path, *, only_files: bool = False) 
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         marker.write_text(name, "utf-8")
     try:
-        return _loading.load(config, only_files=only_files)
+        return _loading.load(config, only_files=only_files, state=state, announce=announce)
     finally:  # as it was: a start that fails leaves nothing behind
         with contextlib.suppress(OSError):
             marker.unlink()

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,9 +18,10 @@ from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraSettings, ModelSettings
 from edge_agent.config_file import key_name
 from edge_agent.errors import ConfigError, ModelError
+from edge_agent.models import _threads
 from edge_agent.models._description import described, read_texts, stated_size
 from edge_agent.models.base import Family, Model, Thresholds
-from edge_agent.runtimes.base import GraphSpec, Runtime, RuntimeContext
+from edge_agent.runtimes.base import GraphSpec, Runtime, RuntimeContext, silent
 
 log = logging.getLogger(__name__)
 
@@ -83,30 +84,50 @@ def lanes_and_threads(settings: ModelSettings, *, only_files: bool, cores: int |
     cores = cores or len(os.sched_getaffinity(0))
     side_by_side = min(4, cores) if only_files else 1
     lanes = side_by_side if settings.lanes == "auto" else settings.lanes
-    spare = 1 if lanes > 1 else max(1, min(4, cores - 1))
+    spare = 1 if lanes > 1 else _threads.by_rule(cores)
     return lanes, spare if settings.threads == "auto" else settings.threads
 
 
-def load(config: AgentConfig, *, only_files: bool = False) -> LoadedModel:
-    """Load the detector once per lane. Raises ConfigError for what the user can mend, ModelError for what the file is."""
+def load(
+    config: AgentConfig, *, only_files: bool = False, state: Path | None = None, announce: Callable[[str, float], None] = silent
+) -> LoadedModel:
+    """Load the detector once per lane. ``state`` keeps what is measured or compiled here; ``announce``: see RuntimeContext.
+
+    Raises ConfigError for what the user can mend, ModelError for what the file is.
+    """
     settings = config.settings.model
     path = model_path(config)
     check_file(path)
     lane_count, threads = lanes_and_threads(settings, only_files=only_files)
     module = plugins.load("runtimes", config.runtime)
-    context = RuntimeContext(path, threads, stated_size(settings))
-    runtimes: list[Runtime] = [module.build(context, config.runtime_options) for _ in range(lane_count)]
+    sha256 = _sha256(path)
+
+    def opened(threads: int, spin: bool) -> Runtime:
+        context = RuntimeContext(path, threads, stated_size(settings), spin, sha256, state, announce)
+        runtime: Runtime = module.build(context, config.runtime_options)
+        return runtime
+
+    if settings.threads == "auto" and lane_count == 1:
+        cores = len(os.sched_getaffinity(0))
+        decoders = min(sum(camera.settings.enabled for camera in config.cameras), max(1, cores // 2))
+        first, choice = _threads.opened(opened, _threads.Subject(sha256, stated_size(settings), cores, decoders), state)
+        runtimes = [first]
+    else:
+        why = "one for each lane" if settings.threads == "auto" else "configured"
+        choice = _threads.Choice(threads, False, why)
+        runtimes = [opened(threads, False) for _ in range(lane_count)]
     graph = runtimes[0].spec
     check_inputs(graph, path)
     found = labels_for(config, path, graph)
     families = [configured_family(config, graph, None if found is None else len(found[0])) for _ in runtimes]
     labels = checked_labels(config, path, families[0], found)
     lanes = tuple(Model(runtime, family, labels) for runtime, family in zip(runtimes, families, strict=True))
-    identity = ModelIdentity(path.stem, _sha256(path), families[0].name, graph.runtime, graph.accelerator, graph.precision)
+    identity = ModelIdentity(path.stem, sha256, families[0].name, graph.runtime, graph.accelerator, graph.precision)
     log.info(
-        "model loaded name=%s family=%s input=%dx%d classes=%d runtime=%r accelerator=%r precision=%s threads=%d lanes=%d",
+        "model loaded name=%s family=%s input=%dx%d classes=%d runtime=%r accelerator=%r precision=%s "
+        "threads=%d spinning=%s lanes=%d because=%r",
         identity.name, identity.family, *lanes[0].input_size, len(labels), identity.runtime, identity.accelerator,
-        identity.precision, threads, len(lanes),
+        identity.precision, choice.threads, choice.spin, len(lanes), choice.why,
     )  # fmt: skip
     for doubt in families[0].doubts():
         log.warning("model %s: %s", path, doubt)

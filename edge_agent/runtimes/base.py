@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +111,8 @@ class Runtime(ABC):
 
     spec: GraphSpec
     """Its first input is the picture."""
+    can_spin: ClassVar[bool] = False
+    """Whether ``RuntimeContext.spin`` changes anything."""
 
     @abstractmethod
     def infer(self, tensor: Tensor) -> Sequence[Tensor]:
@@ -123,6 +126,10 @@ class Runtime(ABC):
         raise ModelError(f"{self.spec.runtime} takes no input {name!r} besides the picture")
 
 
+def silent(_what: str, _seconds: float) -> None:
+    """Announces nothing."""
+
+
 @dataclass(frozen=True)
 class RuntimeContext:
     """What a runtime is given besides its own ``Config``."""
@@ -131,6 +138,14 @@ class RuntimeContext:
     threads: int
     input_size: tuple[int, int] | None = None
     """Width and height for a file that leaves them open."""
+    spin: bool = False
+    """Whether threads wait busily for the next part of an inference, where the library lets one choose."""
+    sha256: str = ""
+    """Of the file; empty where nobody has worked it out: then nothing that is compiled of it is kept."""
+    state: Path | None = None
+    """Folder in which what was compiled for this machine may be kept."""
+    announce: Callable[[str, float], None] = silent
+    """Called with what takes long, and how many seconds it may at most."""
 
 
 class NoConfig(Table):

@@ -40,7 +40,9 @@ class Config(Table):
 
 
 class OnnxRuntime(Runtime):
-    """An ``InferenceSession`` with the threads asked for and no busy waiting between frames."""
+    """An ``InferenceSession`` with the threads asked for, which wait busily between an inference's parts only if that is asked for."""
+
+    can_spin = True
 
     def __init__(self, context: RuntimeContext, config: Config) -> None:
         ort = _library()
@@ -52,7 +54,7 @@ class OnnxRuntime(Runtime):
         options.intra_op_num_threads = context.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if context.spin else "0")
         facts = read_facts(context.path)
         self._own_size: tuple[int, int] | None = None
         try:

@@ -255,6 +255,10 @@ class Capture:
             self._replace(reader, delay_s)
         return self._enter(CameraState.BACKOFF)
 
+    def _may_move(self) -> bool:
+        """Whether the source that comes next would be in a process, and this one is not."""
+        return self._another is not None and self.camera.settings.isolation == "auto" and not self.source.isolated and not self._stopping
+
     def _replace(self, reader: Reader, delay_s: float) -> None:
         another, position = self._another, self.source.position
         assert another is not None
@@ -333,7 +337,13 @@ class Capture:
             self.status.wedged += error.code is SourceErrorCode.WEDGED
             delay_s = self._note_failure(error)
             changed = self._enter(CameraState.BACKOFF)
+            # It saw by itself that a call hangs, and would go on to: only in a process of its own it can be opened anew.
+            moves = error.code is SourceErrorCode.WEDGED and self._may_move()
+            if moves:
+                self._replace(reader, delay_s)
         self._say(changed)
+        if moves:
+            raise Superseded
         return delay_s
 
     def finished(self, reader: Reader, error: SourceBroken | EndOfStream) -> None:

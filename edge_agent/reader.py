@@ -107,7 +107,7 @@ class Reader:
                     return
                 self._wait(delay_s)
         except Superseded:
-            log.info("a call that had hung came back after all thread=%s", self.thread.name)
+            log.info("a thread that was left behind has ended thread=%s", self.thread.name)
         finally:
             if self.source is not None:
                 self._called("close", self.source.close)

@@ -134,6 +134,30 @@ def test_a_call_that_never_returns_is_left_behind_and_the_camera_goes_on(where: 
         assert rig.capture.status.wedged == 1
 
 
+class SelfAware(Hanging):
+    """Finds out by itself that its driver hangs, as the sources of GStreamer do."""
+
+    def open(self) -> StreamInfo:
+        self._call("open")
+        raise SourceUnavailable("a call into its driver has not come back", SourceErrorCode.WEDGED)
+
+
+def test_a_source_that_says_that_it_hangs_is_followed_by_another_one_too() -> None:
+    first = SelfAware(1)
+    with running(Rig(first, Hanging(2))) as rig:
+        wait_until(lambda: rig.colour() == 2)
+        assert rig.code() is SourceErrorCode.WEDGED
+        assert rig.capture.status.wedged == 1
+        assert first.calls[-1][0] == "close"
+        wait_until(lambda: rig.capture.left_behind == 0)
+
+
+def test_a_source_that_says_that_it_hangs_is_tried_again_where_none_can_follow() -> None:
+    with running(Rig(SelfAware(1), recovers=False)) as rig:
+        wait_until(lambda: rig.capture.status.wedged >= 3)
+        assert rig.capture.left_behind == 0
+
+
 def test_what_a_call_brings_that_comes_back_too_late_is_ignored() -> None:
     first, second = Hanging(1, "read", after=0), Hanging(2)
     with running(Rig(first, second)) as rig:
@@ -477,6 +501,34 @@ def test_a_read_in_the_middle_of_a_file_may_take_no_longer_in_a_process_than_one
     source.position = 10_000
     assert source._within_s() < 10
     assert source._within_s(source.position) > 200
+
+
+WEDGES = """
+from edge_agent.errors import SourceErrorCode, SourceUnavailable
+from edge_agent.sources import callable
+def wedged(self):
+    raise SourceUnavailable("a call into its driver has not come back", SourceErrorCode.WEDGED)
+callable.CallableSource.read = wedged
+"""
+
+
+def test_a_process_whose_source_says_that_it_hangs_is_followed_by_another(tmp_path: Path) -> None:
+    source = isolated(configured(tmp_path, "pass"))
+    module = tmp_path / "misbehaving_camera.py"
+    as_it_was = module.read_text()
+    module.write_text(as_it_was + WEDGES)
+    source.open()
+    pid = source.pid
+    assert pid is not None
+    with pytest.raises(SourceUnavailable, match="has not come back") as caught:
+        source.read()
+    assert caught.value.code is SourceErrorCode.WEDGED
+    wait_until(lambda: not is_alive(pid))
+    module.write_text(as_it_was)
+    source.close()
+    source.open()
+    assert source.read().image.width == 4
+    source.dispose()
 
 
 def test_a_file_that_was_cut_short_says_so_from_a_process_too(tmp_path: Path) -> None:

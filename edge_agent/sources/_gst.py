@@ -73,12 +73,14 @@ class GstSource(Source):
         self._wired_pad: Any = None
         self._source_size: tuple[int, int] | None = None
         self._failed_at: int | None = None
+        self._is_open = False
 
     @property
-    def patience_s(self) -> float:  # type: ignore[override] # grows with what is to be gone over again
+    def patience_s(self) -> float:  # type: ignore[override] # grows with what is to be gone over again, while it is opened
         """Seconds: see ``Source``."""
         launch = self._launch
-        return max(launch.open_timeout_s, launch.read_timeout_s) + STOP_S + MARGIN_S + self.position / _SLOWEST_FPS
+        behind_s = 0.0 if self._is_open else self.position / _SLOWEST_FPS
+        return max(launch.open_timeout_s, launch.read_timeout_s) + STOP_S + MARGIN_S + behind_s
 
     def open(self) -> StreamInfo:
         self.close()
@@ -98,6 +100,7 @@ class GstSource(Source):
         except BaseException:
             self.close()
             raise
+        self._is_open = True
         return info
 
     def _start(self, gst: Any, deadline: float) -> Fault | None:
@@ -254,6 +257,7 @@ class GstSource(Source):
         return (SourceBroken if broken else SourceUnavailable)(f"{self._launch.shown} {what}: {reason}", code)
 
     def close(self) -> None:
+        self._is_open = False
         pipeline, self._pipeline, self._pending, self._wired_pad = self._pipeline, None, None, None
         for image in list(self._images):
             try:

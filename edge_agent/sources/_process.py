@@ -219,7 +219,10 @@ class ProcessSource(Source):
             raise end
         if kind == "FrameUnreadable":
             raise FrameUnreadable(message)
-        raise _KINDS.get(kind, SourceUnavailable)(message, SourceErrorCode(answer["code"]))
+        code = SourceErrorCode(answer["code"])
+        if code is SourceErrorCode.WEDGED:  # a call hangs in there, as the source itself found out: another process can do without it
+            self._end()
+        raise _KINDS.get(kind, SourceUnavailable)(message, code)
 
     def _wedged(self, call: str, after_s: float) -> SourceUnavailable:
         pid, gone = self.pid, self._end()

@@ -237,3 +237,43 @@ def pull(what: str | None, *, listed: bool, as_json: bool, **given: Any) -> None
         click.echo("stopped; the same command goes on from there", err=True)
         raise
     click.echo(json.dumps(pulled.as_json(), indent=2) if as_json else "\n".join(pulled.lines()))
+
+
+def _sha256(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise click.BadParameter(f"{value!r} is no SHA-256, which has 64 hexadecimal digits", ctx, param)
+    return value and value.lower()
+
+
+@model_group.command()
+@click.argument("what", metavar="[NAME|URL]", required=False)
+@click.option("--list", "listed", is_flag=True, help="List the models that are known by name, with their licences.")
+@click.option("-o", "--output", type=FILE, metavar="PATH", help="A folder, or the file to write. Default: models/ in the state directory.")
+@click.option("--sha256", callback=_sha256, metavar="HEX", help="What a file from an address must be.")
+@click.option("--max-mb", type=click.FloatRange(0, 1e6, min_open=True), default=1000.0, show_default=True, help="Fetch nothing larger.")
+@click.option("--force", is_flag=True, help="Replace a file that holds something else.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def pull(what: str | None, *, listed: bool, as_json: bool, **given: Any) -> None:
+    """Fetch a model by its name (--list) or its address: verified by SHA-256, and whole or not at all.
+
+    Stopped or cut off, the same command goes on where it was. Without a known hash the file is kept, and said to be unverified.
+
+    Exit code 65: what came is not what was asked for. 69: the server cannot be reached or refuses. 75: another process pulls the same
+    file. 78: the file cannot be written, or exists and holds something else.
+    """
+    from edge_agent import pulling
+    from edge_agent.catalogue import CATALOGUE
+
+    if listed:
+        lines = [f"{one.name:18s} {one.size / 1e6:6.2f} MB  {one.licence:12s} {one.what}" for one in CATALOGUE]
+        click.echo(json.dumps([one.as_json() for one in CATALOGUE], indent=2) if as_json else "\n".join(lines))
+        return
+    if what is None:
+        raise click.UsageError("give a NAME or a URL, or --list")
+    try:
+        with progress_bar("pulling", hidden=as_json) as progress:
+            pulled = pulling.pull(pulling.Request(what, **given), progress)
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on from there", err=True)
+        raise
+    click.echo(json.dumps(pulled.as_json(), indent=2) if as_json else "\n".join(pulled.lines()))

@@ -200,6 +200,10 @@ class GstSource(Source):
             raise FrameUnreadable(f"{self._launch.shown} sent a damaged picture")
         fetch = self._layouts.fetch
         taken = SampleImage(layout, lambda: fetch(sample))
+        if self.exclusive:
+            # v4l2src cannot take a buffer back from a device that is gone, and then keeps its pool, and the node, open for good:
+            # nothing of a device is held on to. (By default it runs in a process of its own, where each picture is copied anyway.)
+            taken.detach()
         self._images.add(taken)
         image: Image = taken
         if (size := self._full_size()) is not None and size != (layout.width, layout.height):
@@ -259,11 +263,13 @@ class GstSource(Source):
     def close(self) -> None:
         self._is_open = False
         pipeline, self._pipeline, self._pending, self._wired_pad = self._pipeline, None, None, None
+        held = []
         for image in list(self._images):
             try:
-                image.detach()
+                held.append(image.detach())
             except ValueError:  # it cannot be read; whoever asks for it is told so
                 continue
         self._images.clear()
         if pipeline is not None and not pipeline.stop():
             self._stuck = pipeline
+        held.clear()  # only now: a pipeline that has stopped takes its buffers back whatever has become of the device

@@ -65,7 +65,7 @@ echo "--- errors that the driver injects"
 mark
 v4l2-ctl -d $zero -c inject_v4l2_buf_flag_error=1
 v4l2-ctl -d $zero -c percentage_of_dropped_buffers=30
-since 30 'camera/yuyv/detections' "frames are served beside damaged and dropped buffers"
+served 60 yuyv "frames are served beside damaged and dropped buffers"
 v4l2-ctl -d $zero -c percentage_of_dropped_buffers=0
 not_since 'camera/yuyv/status .*backoff' "and no reconnect"
 mark
@@ -76,6 +76,7 @@ mark
 v4l2-ctl -d $zero -c inject_fatal_streaming_error=1
 since 30 'camera/yuyv/status .*"state":"(backoff|connecting)".*"code":' "a fatal streaming error is published"
 heard | grep -m1 -oE '"code":"[a-z_]+","message":"[^"]*"'
+mark # a status of before was "online", too
 since 60 'camera/yuyv/status .*"state":"online"' "and it is online again"
 served 60 yuyv "and frames are served"
 
@@ -84,6 +85,7 @@ for round in 1 2 3; do
   mark
   v4l2-ctl -d $zero -c disconnect=1
   since 30 'camera/yuyv/status .*"state":"backoff".*"code":"unplugged"' "way A, $round: unplugged is published"
+  mark # a status of before was "online", too
   since 60 'camera/yuyv/status .*"state":"online"' "way A, $round: online again"
 done
 served 60 yuyv "way A: frames are served again"

@@ -122,6 +122,7 @@ apart() { # the camera of that name, which runs in a process of its own, by defa
   mark
   kill -9 "$first"
   since 20 'camera/apart/status .*was ended by SIGKILL' "default isolation: a killed process is published"
+  mark # a status of before was "online", too
   since 90 'camera/apart/status .*"state":"online"' "default isolation: and another takes its place"
   served 60 apart "default isolation: which serves frames"
   second=$(child)
@@ -129,6 +130,7 @@ apart() { # the camera of that name, which runs in a process of its own, by defa
   mark
   v4l2-ctl -d $four -c disconnect=1
   since 30 'camera/apart/status .*"state":"backoff".*"code":"unplugged"' "default isolation: unplugged is published"
+  mark # a status of before was "online", too
   since 60 'camera/apart/status .*"state":"online"' "default isolation: online again"
   served 60 apart "default isolation: frames are served again"
   [ "$(child)" = "$second" ] && flat "the camera's process" "$before" "$(descriptors "$second")" || bad "default isolation: unplugging ended the process"

@@ -116,6 +116,7 @@ not_since 'camera/yuyv/status .*backoff' "and no reconnect"
 mark
 v4l2-ctl -d $zero -c inject_fatal_streaming_error=1
 since 30 'camera/yuyv/status .*"state":"(backoff|connecting)".*Input/output error' "a fatal streaming error is published"
+mark # a status of before was "online", too
 since 60 'camera/yuyv/status .*"state":"online"' "and it is online again"
 served 60 yuyv "and frames are served"
 
@@ -124,6 +125,7 @@ for round in 1 2 3; do
   mark
   v4l2-ctl -d $zero -c disconnect=1
   since 30 'camera/yuyv/status .*"state":"backoff".*"code":"unplugged"' "way A, $round: unplugged is published"
+  mark # a status of before was "online", too
   since 60 'camera/yuyv/status .*"state":"online"' "way A, $round: online again"
 done
 served 60 yuyv "way A: frames are served again"

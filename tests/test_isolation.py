@@ -503,6 +503,15 @@ def test_a_read_in_the_middle_of_a_file_may_take_no_longer_in_a_process_than_one
     assert source._within_s(source.position) > 200
 
 
+PATIENT = """
+import time
+from edge_agent.sources.callable import CallableSource
+read = CallableSource.read
+def slow(self):
+    time.sleep(0.8)
+    return read(self)
+CallableSource.read, CallableSource.patience_s = slow, property(lambda _: 5.0)
+"""
 WEDGES = """
 from edge_agent.errors import SourceErrorCode, SourceUnavailable
 from edge_agent.sources import callable
@@ -528,6 +537,16 @@ def test_a_process_whose_source_says_that_it_hangs_is_followed_by_another(tmp_pa
     source.close()
     source.open()
     assert source.read().image.width == 4
+    source.dispose()
+
+
+def test_a_source_in_a_process_may_take_as_long_as_it_says_once_it_is_open(tmp_path: Path) -> None:
+    source = isolated(configured(tmp_path, "pass", timeout_s=0.5))
+    module = tmp_path / "misbehaving_camera.py"
+    module.write_text(PATIENT + module.read_text())
+    source.open()
+    source.read()
+    assert source.read().image.width == 4, "after 0.8 s"
     source.dispose()
 
 

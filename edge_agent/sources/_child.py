@@ -83,6 +83,7 @@ class Child:
                 self._source.position = request["position"]
                 self._is_open = True
                 answer["info"] = asdict(self._source.open())
+                answer["patience_s"] = self._source.patience_s
             elif self._source is not None and request["call"] == "read":
                 self._sender.freed(request["freed"])
                 pickled, fds = self._read(self._source, answer)

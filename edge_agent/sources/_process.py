@@ -138,6 +138,8 @@ class ProcessSource(Source):
         self._receiver = Receiver()
         self._left_out = 0
         self._is_open = False
+        self._read_s = 0.0
+        """What the opened source says of its reads: a picture that is asked for every few seconds takes longer than a stream's."""
 
     @property
     def finite(self) -> bool:
@@ -167,10 +169,11 @@ class ProcessSource(Source):
             self._call(self._target.request(), START_S)
         self._is_open = True
         answer, _, _ = self._call({"call": "open", "position": self.position}, self._within_s(self.position))
+        self._read_s = answer["patience_s"]
         return StreamInfo(**answer["info"])
 
     def read(self) -> Reading:
-        answer, pickled, fds = self._call({"call": "read", "freed": self._receiver.freed()}, self._within_s())
+        answer, pickled, fds = self._call({"call": "read", "freed": self._receiver.freed()}, max(self._within_s(), self._read_s))
         try:
             for fd in fds:
                 self._receiver.map(answer["buffer"], fd, answer["size"])

@@ -203,7 +203,10 @@ class GstSource(Source):
         if self.exclusive:
             # v4l2src cannot take a buffer back from a device that is gone, and then keeps its pool, and the node, open for good:
             # nothing of a device is held on to. (By default it runs in a process of its own, where each picture is copied anyway.)
-            taken.detach()
+            try:
+                taken.detach()
+            except ValueError as error:
+                raise self._error("cannot be read", Fault(SourceErrorCode.CODEC_UNSUPPORTED, str(error))) from None
         self._images.add(taken)
         image: Image = taken
         if (size := self._full_size()) is not None and size != (layout.width, layout.height):

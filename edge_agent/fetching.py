@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 
 class FetchError(EdgeAgentError):
-    """It was not fetched. ``again``: the same request may succeed a moment later; the part file is kept for it."""
+    """It was not fetched. ``again``: the same request may succeed a moment later."""
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.UNAVAILABLE, *, again: bool = False) -> None:
         super().__init__(message)
@@ -87,7 +87,7 @@ def fetch(job: Job, part: PartFile) -> None:
     """Make the part file whole. What it holds of this address already is kept, if the server still has the same file.
 
     Raises FetchError, and OSError where the disk refuses. After an error with ``again``, and after KeyboardInterrupt, another
-    call goes on from there; after any other the part file is of no use.
+    call goes on from there; after one with exit code 65 the part file is of no use.
     """
     for connection in range(job.limits.connections):
         if connection:
@@ -251,8 +251,8 @@ def _failure(job: Job, error: Exception, what: str) -> FetchError:
         return FetchError(f"{job.shown} {what}: less than 64 KiB in {job.limits.idle_s:g} s", again=True)
     if isinstance(error, ssl.SSLCertVerificationError):
         return FetchError(f"{job.shown} {what}: its certificate is not trusted ({error.verify_message})")
-    if isinstance(error, http.client.IncompleteRead):
-        return FetchError(f"{job.shown} {what}", again=True)
+    if isinstance(error, (http.client.IncompleteRead, http.client.RemoteDisconnected)):
+        return FetchError(f"{job.shown} {what}: the server closed the connection", again=True)
     if isinstance(error, OSError):
         return FetchError(f"{job.shown} {what}: {error.strerror or type(error).__name__}", again=True)
     return FetchError(f"{job.shown} {what}: it does not speak HTTP")

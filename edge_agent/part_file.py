@@ -52,7 +52,11 @@ class PartFile:
         self.size = os.fstat(self._handle).st_size
         self.validator = self._read() or Validator()
         if self.size and self._read() is None:
-            self.begin(Validator())
+            try:
+                self.begin(Validator())
+            except OSError:
+                os.close(self._handle)
+                raise
 
     def _open(self) -> int:
         while True:

@@ -98,6 +98,8 @@ def pull(request: Request, progress: Progress) -> Pulled:
     """
     wanted = _wanted(request)
     with _disk(wanted):
+        if request.output is None:
+            state.default_directory().mkdir(parents=True, exist_ok=True, mode=0o700)  # as the agent itself makes it
         wanted.target.parent.mkdir(parents=True, exist_ok=True)
         there = _there(wanted, force=request.force)
         if there:
@@ -191,8 +193,8 @@ def _fetched(wanted: _Wanted, part: PartFile, job: Job) -> Pulled:
         size = part.size
         part.finish()
     except FetchError as error:
-        if not error.again:
-            part.discard()
+        if error.exit_code is ExitCode.DATAERR:
+            part.discard()  # else the server may have it again: what came is kept
         raise
     except (PullError, OSError):
         part.discard()

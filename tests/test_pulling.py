@@ -270,6 +270,22 @@ def test_not_found(server: Server, tmp_path: Path) -> None:
     assert files(tmp_path) == set()
 
 
+def test_a_part_outlives_a_server_that_does_not_have_the_file_for_a_while(server: Server, tmp_path: Path) -> None:
+    server.cuts, server.statuses = [1000], [200, 404]
+    with pytest.raises(FetchError, match="404"):
+        pull(server.url, tmp_path)
+    assert pull(server.url, tmp_path).sha256 == RIGHT
+    assert server.asked[-1] == "bytes=1000-"
+
+
+def test_a_part_of_another_address_is_not_gone_on_with(server: Server, tmp_path: Path) -> None:
+    server.cuts = [1000] * 5
+    with pytest.raises(FetchError):
+        pull(server.url, tmp_path)
+    pull(server.url + "?other", tmp_path)
+    assert server.asked[-1] is None
+
+
 def test_a_server_that_is_busy_is_asked_again(server: Server, tmp_path: Path) -> None:
     server.statuses = [503, 429]
     assert pull(server.url, tmp_path).sha256 == RIGHT
@@ -472,6 +488,16 @@ def test_an_unknown_hash_is_printed_and_recorded(server: Server, tls: Path, tmp_
     assert len(server.asked) == 1
 
 
+def test_a_redirect_away_from_tls_needs_a_hash(server: Server, tls: Path, tmp_path: Path, edge_agent: CommandLine) -> None:
+    command = ("model", "pull", f"https://raw.githubusercontent.com/moved?{server.url}", "-o", "m.onnx")
+    environment = {**through(server, tls), "no_proxy": "127.0.0.1"}
+    done = edge_agent.run(*command, env=environment)
+    assert done.returncode == 69
+    assert "is not followed" in done.stderr
+    assert files(tmp_path) == set()
+    assert edge_agent.run(*command, "--sha256", RIGHT, env=environment).returncode == 0
+
+
 def test_a_certificate_that_is_not_trusted(server: Server, tls: Path, tmp_path: Path, edge_agent: CommandLine) -> None:
     del tls
     done = edge_agent.run("model", "pull", "https://raw.githubusercontent.com/m.onnx", "-o", "m.onnx", env=through(server, None))
@@ -488,6 +514,7 @@ def test_a_model_by_its_name(server: Server, tls: Path, tmp_path: Path, edge_age
     assert done.returncode == 0, done.stderr
     assert server.tunnels == ["raw.githubusercontent.com:443"]
     path = tmp_path / ".local/state/edge-agent/models" / entry.file
+    assert path.parent.parent.stat().st_mode & 0o777 == 0o700
     assert sha256_of(path) == entry.sha256
     assert f"{entry.sha256} (verified)" in done.stdout
     assert "Apache-2.0" in done.stdout

@@ -434,7 +434,8 @@ def test_a_process_that_ended_in_a_pause_is_followed_by_another(tmp_path: Path) 
     pid = source.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid))
+    # Its first thread is a zombie before its last one has gone, and only then the process has ended.
+    wait_until(lambda: source._running is not None and source._running.has_ended)
     source.open()
     assert source.read().image.width == 4
     assert source.pid != pid

@@ -73,14 +73,12 @@ class GstSource(Source):
         self._wired_pad: Any = None
         self._source_size: tuple[int, int] | None = None
         self._failed_at: int | None = None
-        self._is_open = False
 
     @property
-    def patience_s(self) -> float:  # type: ignore[override] # grows with what is to be gone over again, while it is opened
+    def patience_s(self) -> float:  # type: ignore[override] # grows with what is to be gone over again
         """Seconds: see ``Source``."""
         launch = self._launch
-        behind_s = 0.0 if self._is_open else self.position / _SLOWEST_FPS
-        return max(launch.open_timeout_s, launch.read_timeout_s) + STOP_S + MARGIN_S + behind_s
+        return max(launch.open_timeout_s, launch.read_timeout_s) + STOP_S + MARGIN_S + self.position / _SLOWEST_FPS
 
     def open(self) -> StreamInfo:
         self.close()
@@ -100,7 +98,6 @@ class GstSource(Source):
         except BaseException:
             self.close()
             raise
-        self._is_open = True
         return info
 
     def _start(self, gst: Any, deadline: float) -> Fault | None:
@@ -200,13 +197,6 @@ class GstSource(Source):
             raise FrameUnreadable(f"{self._launch.shown} sent a damaged picture")
         fetch = self._layouts.fetch
         taken = SampleImage(layout, lambda: fetch(sample))
-        if self.exclusive:
-            # v4l2src cannot take a buffer back from a device that is gone, and then keeps its pool, and the node, open for good:
-            # nothing of a device is held on to. (By default it runs in a process of its own, where each picture is copied anyway.)
-            try:
-                taken.detach()
-            except ValueError as error:
-                raise self._error("cannot be read", Fault(SourceErrorCode.CODEC_UNSUPPORTED, str(error))) from None
         self._images.add(taken)
         image: Image = taken
         if (size := self._full_size()) is not None and size != (layout.width, layout.height):
@@ -264,15 +254,12 @@ class GstSource(Source):
         return (SourceBroken if broken else SourceUnavailable)(f"{self._launch.shown} {what}: {reason}", code)
 
     def close(self) -> None:
-        self._is_open = False
         pipeline, self._pipeline, self._pending, self._wired_pad = self._pipeline, None, None, None
-        held = []
         for image in list(self._images):
             try:
-                held.append(image.detach())
+                image.detach()
             except ValueError:  # it cannot be read; whoever asks for it is told so
                 continue
         self._images.clear()
         if pipeline is not None and not pipeline.stop():
             self._stuck = pipeline
-        held.clear()  # only now: a pipeline that has stopped takes its buffers back whatever has become of the device

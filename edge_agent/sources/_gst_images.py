@@ -151,11 +151,9 @@ class SampleImage(Image):
     def bgr(self) -> Pixels:
         return self._taken().bgr()
 
-    def detach(self) -> object:
-        """Copy what is needed. What still holds GStreamer's buffer, to be let go of by the caller. Any thread."""
-        held = self._fetch
+    def detach(self) -> None:
+        """Copy what is needed, and let go of GStreamer's buffer. Any thread."""
         self._taken()
-        return held
 
     def __reduce__(self) -> tuple[type[Image], tuple[Any, ...]]:
         """To another process it goes as what it holds, still in the camera's format."""

@@ -101,12 +101,17 @@ class Agent:
         cameras = [(index, camera) for index, camera in enumerate(config.cameras) if camera.settings.enabled]
         sizes: list[tuple[int, int]] = []  # of the model, which is loaded after the sources are made and before they are opened
         self.captures = [self._capture(camera, lambda: sizes[0] if sizes else None) for _, camera in cameras]
-        loaded = load_guarded(config, state_for(config).directory, only_files=self._only_files())
+        loaded = load_guarded(config, state_for(config).directory, only_files=self._only_files(), announce=self._takes_long)
         sizes.append(loaded.lanes[0].input_size)
         labels, default, model = loaded.lanes[0].labels, loaded.lanes[0].family.default_confidence, config.settings.model
         return loaded, {
             camera.id: model_loading.thresholds_for(camera.settings, model, labels, index, default) for index, camera in cameras
         }
+
+    def _takes_long(self, what: str, seconds: float) -> None:
+        """Before READY: the service manager is to wait, and whoever asks it is to know for what."""
+        self._notifier.extend_timeout(seconds)
+        self._notifier.status(what)
 
     def _capture(self, camera: CameraConfig, model_size: Callable[[], tuple[int, int] | None]) -> Capture:
         source = camera_source(self._config, camera, model_size)

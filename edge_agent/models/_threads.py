@@ -37,6 +37,8 @@ _GAIN = 0.93
 _SPIN_GAIN = 0.85
 """Threads that wait busily take a core's power and time also where nothing is inferred."""
 _KEPT = 16
+_ELSEWHERE = ("Tensorrt", "CUDA", "OpenVINO", "delegate")
+"""What works without these threads."""
 
 Opener = Callable[[int, bool], Runtime]
 """Loads the model with so many threads that spin or do not."""
@@ -87,7 +89,7 @@ def opened(
     started = clock()
     first = open_model(kept.threads, kept.spin) if kept else open_model(1, False)  # an answer for another library is seen only then
     opening_s = clock() - started
-    if not first.spec.accelerator.startswith("CPU"):
+    if first.spec.accelerator.startswith(_ELSEWHERE):
         return first, Choice(1, False, f"{first.spec.accelerator} does the work")
     if kept and version == first.spec.runtime:
         return first, kept

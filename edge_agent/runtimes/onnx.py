@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import logging
 import mmap
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelError
-from edge_agent.runtimes import _onnx_file, _onnx_reopen
+from edge_agent.runtimes import _onnx_file, _onnx_reopen, _providers
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
+
+log = logging.getLogger(__name__)
 
 _LONGEST_REASON = 300
 _PICTURE_RANK = 4
@@ -35,8 +38,8 @@ _DTYPES = {
 class Config(Table):
     """Keys of [model] that only ONNX files have."""
 
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    """Execution providers by preference, such as "CUDAExecutionProvider"; what the library lacks is refused."""
+    providers: tuple[str, ...] | Literal["auto"] = "auto"
+    """Execution providers by preference, such as ["CUDAExecutionProvider"]; "auto": the best that the library has."""
 
 
 class OnnxRuntime(Runtime):
@@ -46,30 +49,28 @@ class OnnxRuntime(Runtime):
 
     def __init__(self, context: RuntimeContext, config: Config) -> None:
         ort = _library()
-        available = ort.get_available_providers()
-        missing = [name for name in config.providers if name not in available]
-        if missing:
-            raise ConfigError(f"model.providers: this onnxruntime has no {', '.join(missing)}; it has {', '.join(available)}")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = context.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if context.spin else "0")
+        names = _providers.chosen(config.providers, ort.get_available_providers())
         facts = read_facts(context.path)
+        precision = _precision(context.path, facts)
         self._own_size: tuple[int, int] | None = None
-        try:
-            self._session = ort.InferenceSession(str(context.path), options, providers=list(config.providers))
-        except Exception as error:  # the library's exceptions have no useful common base
-            raise ModelError(
-                f"{context.path} is not a model that ONNX Runtime {ort.__version__} can run: {_reason(error, facts)}"
-            ) from None
-        self._reopen(context, partial(ort.InferenceSession, sess_options=options, providers=list(config.providers)))
         self._fixed: dict[str, Tensor] = {}
-        self.spec = self._describe(ort, context, facts)
-        self._input = self.spec.inputs[0].name
-        self._outputs = [output.name for output in self.spec.outputs]
+        with contextlib.ExitStack() as stack:
+            cache = _engine_cache(stack, context, names, (ort.__version__, precision))
+            loader = _Loader(ort, context, names, precision, cache)
+            try:
+                self._session = loader.load(str(context.path))
+            except Exception as error:  # the library's exceptions have no useful common base
+                raise ModelError(
+                    f"{context.path} is not a model that ONNX Runtime {ort.__version__} can run: {_reason(error, facts)}"
+                ) from None
+            self._reopen(context, loader.load)
+            self.spec = self._describe(ort, context, facts)
+            self._input = self.spec.inputs[0].name
+            self._outputs = [output.name for output in self.spec.outputs]
+            if cache is not None and len(self.spec.inputs) == 1:  # whatever is compiled at the first inference only is, too
+                self.infer(np.zeros(self.spec.inputs[0].shape, self.spec.inputs[0].dtype))
 
-    def _reopen(self, context: RuntimeContext, load: Callable[[bytes], Any]) -> None:
+    def _reopen(self, context: RuntimeContext, load: Callable[[str | bytes], Any]) -> None:
         """Load it again with its size left open, where it was exported for a batch of many, or for another size than is asked for."""
         picture = next((node for node in self._session.get_inputs() if len(node.shape) == _PICTURE_RANK), None)
         if picture is None or context.path.suffix.lower() == ".ort":
@@ -135,6 +136,72 @@ class OnnxRuntime(Runtime):
         except Exception as error:
             raise ModelError(f"inference failed: {_first_line(error)}") from None
         return outputs
+
+
+class _Loader:
+    """Makes sessions with the first provider that can, and says where that is another than was hoped for."""
+
+    def __init__(
+        self, ort: Any, context: RuntimeContext, names: Sequence[str], precision: str, cache: _providers.EngineCache | None
+    ) -> None:
+        self._ort, self._context, self._cache = ort, context, cache
+        folder = None if cache is None else cache.folder
+        self._entries = [(name, _providers.options_for(name, context.threads, precision, folder)) for name in names]
+
+    def load(self, model: str | bytes) -> Any:
+        """Raises what the library raises for the last of the providers."""
+        if self._cache is not None and self._cache.fresh:
+            log.warning("compiling the model for this machine, which takes minutes once model=%s", self._context.path)
+            self._context.announce("compiling the model for this machine", _providers.BUILD_S)
+        for place, (name, _) in enumerate(self._entries):
+            try:
+                session = self._attempt(model, place)
+            except Exception as error:
+                if name == _providers.CPU or place == len(self._entries) - 1:
+                    raise
+                log.warning("provider cannot be used, going on without it provider=%s reason=%r", name, _first_line(error))
+                continue
+            runs = session.get_providers()
+            if name not in runs:  # the library leaves out what cannot load its own libraries, without a word
+                log.warning("provider cannot be used: are its libraries installed? provider=%s instead=%s", name, runs[0])
+            return session
+        raise ModelError("no execution provider is left")
+
+    def _attempt(self, model: str | bytes, place: int) -> Any:
+        try:
+            return self._session(model, place)
+        except Exception:
+            if self._cache is None or self._cache.fresh or self._entries[place][0] != _providers.TENSORRT:
+                raise
+        log.warning("the engine that is kept cannot be loaded and is compiled again model=%s", self._context.path)
+        self._cache.clear()
+        self._context.announce("compiling the model for this machine", _providers.BUILD_S)
+        return self._session(model, place)
+
+    def _session(self, model: str | bytes, place: int) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = _providers.session_threads(self._entries[place][0], self._context.threads)
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._context.spin else "0")
+        # without the library's own fallback, which prints to stdout
+        return self._ort.InferenceSession(model, options, providers=self._entries[place:], enable_fallback=0)
+
+
+def _engine_cache(
+    stack: contextlib.ExitStack, context: RuntimeContext, names: Sequence[str], made_by: tuple[str, str]
+) -> _providers.EngineCache | None:
+    """Where TensorRT's engine is kept; None where there is none to keep, or no folder for it."""
+    if _providers.TENSORRT not in names or context.state is None or not context.sha256:
+        return None
+    version, precision = made_by
+    options = _providers.options_for(_providers.TENSORRT, context.threads, precision, None) | {"size": str(context.input_size)}
+    key = _providers.cache_key(context.sha256, version, _providers.read_machine(), options)
+    try:
+        return stack.enter_context(_providers.EngineCache(context.state / "tensorrt", key))
+    except OSError as error:
+        log.warning("the engine cannot be kept: it will be compiled at each start folder=%s reason=%s", context.state, error.strerror)
+        return None
 
 
 def _library() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import ctypes
 import importlib
 import importlib.metadata
 import os
@@ -30,17 +31,22 @@ class Config(Table):
 
     library: Annotated[Literal["ai-edge-litert", "tflite-runtime"] | None, Field(examples=["tflite-runtime"])] = None
     """"ai-edge-litert" or "tflite-runtime". Default: the first of them that is installed."""
+    delegate: Annotated[str | None, Field(min_length=1, examples=["libedgetpu.so.1"])] = None
+    """The library of a delegate that is to run the model: a path, or a name that the system's loader finds."""
 
 
 class TfliteRuntime(Runtime):
     """An ``Interpreter`` with the threads asked for; XNNPACK is on where the library has it."""
 
     def __init__(self, context: RuntimeContext, config: Config) -> None:
-        interpreter_class, name = _library(config.library)
+        library, name = _library(config.library)
         facts = read_facts(context.path)
         try:
             with _quiet_stderr():
-                self._interpreter = interpreter_class(model_path=str(context.path), num_threads=context.threads)
+                delegates = None if config.delegate is None else [_delegate(library, config.delegate)]
+                self._interpreter = library.Interpreter(
+                    model_path=str(context.path), num_threads=context.threads, experimental_delegates=delegates
+                )
                 self._fix_size(context)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
@@ -50,8 +56,9 @@ class TfliteRuntime(Runtime):
             raise ModelError(f"{context.path} has no input: it is no model of pictures")
         outputs = self._interpreter.get_output_details()
         metadata, labels = _associated_files(context.path)
+        accelerator = "CPU (XNNPACK)" if config.delegate is None else f"delegate {Path(config.delegate).name}"
         self.spec = GraphSpec(
-            tuple(map(_spec, inputs)), tuple(map(_spec, outputs)), name, "CPU (XNNPACK)", facts.precision, metadata, labels, facts
+            tuple(map(_spec, inputs)), tuple(map(_spec, outputs)), name, accelerator, facts.precision, metadata, labels, facts
         )
         self._input = inputs[0]["index"]
         self._outputs = [output["index"] for output in outputs]
@@ -81,8 +88,7 @@ def _library(wanted: str | None) -> tuple[Any, str]:
         if wanted is not None and wanted != distribution:
             continue
         try:
-            interpreter = importlib.import_module(module).Interpreter
-            return interpreter, f"{shown} {importlib.metadata.version(distribution)}"
+            return importlib.import_module(module), f"{shown} {importlib.metadata.version(distribution)}"
         except ImportError as error:
             reasons.append(f"{distribution}: {error}")
     hints = {
@@ -91,6 +97,18 @@ def _library(wanted: str | None) -> tuple[Any, str]:
     }
     hint = hints[wanted] if wanted is not None else ", or ".join(hints.values())
     raise ConfigError(f"running .tflite models needs a TFLite runtime: {hint} ({'; '.join(reasons)})")
+
+
+def _delegate(library: Any, path: str) -> Any:
+    """Raises ConfigError for a library that is not there, is no delegate, or finds no device."""
+    try:
+        if not hasattr(ctypes.CDLL(path), "tflite_plugin_create_delegate"):
+            raise ValueError("it is no delegate of TFLite")
+        return library.load_delegate(path)  # which, of what cannot be loaded, leaves half an object that fails again when it goes
+    except (OSError, ValueError, AttributeError, RuntimeError) as error:
+        what = (str(error).strip().splitlines() or ["it is refused"])[-1]  # the first only repeats the path
+        hint = "is the library installed for this machine, and its device there?"
+        raise ConfigError(f"model.delegate: {path} cannot be loaded: {what[:200]}; {hint}") from None
 
 
 def read_facts(path: Path) -> FileFacts:
@@ -105,7 +123,7 @@ def read_facts(path: Path) -> FileFacts:
 
 def _reason(error: Exception, facts: FileFacts) -> str:
     if "edgetpu-custom-op" in facts.custom_operators:
-        return "it is compiled for an Edge TPU, which is not supported yet; use the file it was compiled from"
+        return 'it is compiled for an Edge TPU: set delegate = "libedgetpu.so.1", or use the file it was compiled from'
     flex = [name for name in facts.custom_operators if name.startswith("Flex")]
     if flex:
         return f"it has operators of TensorFlow ({', '.join(flex)}); convert it without SELECT_TF_OPS"

@@ -32,6 +32,9 @@ START_S = 60.0
 LEAVE_S = 1.0
 """For the process to be gone after it was killed. One inside a driver that cannot be interrupted is not, and is left."""
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from edge_agent.sources._child import main; main({fd}, {parent})"
+_NOT_AGAIN = {SourceErrorCode.WEDGED, SourceErrorCode.UNPLUGGED}
+"""After these another process does better: a call hangs in there, as the source itself found out; or a library may still
+hold the device that has gone (GStreamer's v4l2src does), and with it the place of the one that comes back."""
 _KINDS: Mapping[str, type[SourceError]] = {"SourceUnavailable": SourceUnavailable, "SourceBroken": SourceBroken}
 
 
@@ -223,7 +226,7 @@ class ProcessSource(Source):
         if kind == "FrameUnreadable":
             raise FrameUnreadable(message)
         code = SourceErrorCode(answer["code"])
-        if code is SourceErrorCode.WEDGED:  # a call hangs in there, as the source itself found out: another process can do without it
+        if code in _NOT_AGAIN:
             self._end()
         raise _KINDS.get(kind, SourceUnavailable)(message, code)
 

@@ -16,10 +16,10 @@ camera() { # camera ID SOURCE [LINES]
 small=$'width = 640\nheight = 360\nfps = 5'
 own="v4l2src device=$two extra-controls=c,brightness=77 ! video/x-raw,format=YUY2,width=640,height=360,framerate=5/1 ! appsink"
 cameras() {
-  camera yuyv $zero "$thread"$'\nformat = "YUYV"\n'"$small"
-  camera nv12 $one "$thread"$'\nformat = "NV12"\n'"$small"
+  camera yuyv $zero $'format = "YUYV"\n'"$small"
+  camera nv12 $one $'format = "NV12"\n'"$small"
   camera mjpg /dev/video20 "$thread"
-  camera own "$own" "$thread"
+  camera own "$own" ""
   camera size $three "$thread"$'\nwidth = 641\nheight = 361\nformat = "YUYV"'
   camera meta $meta "$thread"
 }
@@ -81,14 +81,14 @@ since 60 'camera/yuyv/status .*"state":"online"' "and it is online again"
 served 60 yuyv "and frames are served"
 
 echo "--- unplugged"
-for round in 1 2 3; do
+for round in 1 2; do
   mark
   v4l2-ctl -d $zero -c disconnect=1
   since 30 'camera/yuyv/status .*"state":"backoff".*"code":"unplugged"' "way A, $round: unplugged is published"
   mark # a status of before was "online", too
-  since 60 'camera/yuyv/status .*"state":"online"' "way A, $round: online again"
+  since 150 'camera/yuyv/status .*"state":"online"' "way A, $round: online again"
 done
-served 60 yuyv "way A: frames are served again"
+served 90 yuyv "way A: frames are served again"
 for round in 1 2; do
   mark
   unbind
@@ -97,18 +97,18 @@ for round in 1 2; do
   served 30 mjpg "way B, $round: the other camera goes on"
   mark
   rebind
-  for name in yuyv nv12 own apart; do since 60 "camera/$name/status .*\"state\":\"online\"" "way B, $round: $name is online again"; done
+  for name in yuyv nv12 own apart; do since 150 "camera/$name/status .*\"state\":\"online\"" "way B, $round: $name is online again"; done
 done
-served 60 yuyv "way B: frames are served again"
+served 90 yuyv "way B: frames are served again"
 
 echo "--- another number"
 was=$(readlink -f $zero)
 mark
 renumber
 [ "$(readlink -f $zero)" != "$was" ] && ok "renumbered: $was became $(readlink -f $zero)" || bad "renumbered: $was"
-since 90 'camera/yuyv/status .*"state":"online"' "renumbered: online again through its link"
-since 90 'camera/own/status .*"state":"online"' "renumbered: the pipeline of one's own, too"
-served 60 yuyv "renumbered: frames are served"
+since 150 'camera/yuyv/status .*"state":"online"' "renumbered: online again through its link"
+since 150 'camera/own/status .*"state":"online"' "renumbered: the pipeline of one's own, too"
+served 90 yuyv "renumbered: frames are served"
 v4l2-ctl -d $two -C brightness >"$work/controls"
 has 'brightness: 77' "$work/controls" "renumbered: the control is set again"
 
@@ -117,8 +117,8 @@ mark
 kill $sender
 since 40 'camera/mjpg/status .*"state":"(backoff|stalled)"' "its sender stopped: that is published"
 send_mjpg
-since 90 'camera/mjpg/status .*"state":"online"' "its sender came back: online again"
-served 60 mjpg "and frames are served"
+since 150 'camera/mjpg/status .*"state":"online"' "its sender came back: online again"
+served 90 mjpg "and frames are served"
 flat "the agent" "$before" "$(descriptors $run)"
 grep -q CRITICAL "$work/log" && { bad "GStreamer finds no fault with us"; grep CRITICAL "$work/log" | sed -n 1,10p; } || ok "GStreamer finds no fault with us"
 finish

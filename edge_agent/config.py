@@ -92,7 +92,7 @@ class ModelSettings(Table):
     classes: Annotated[ClassFilter | None, Field(examples=[["person", "car"]])] = None
     """Report only these classes (names or numbers). Default: all."""
     threads: Count | Literal["auto"] = "auto"
-    """Threads of one inference; "auto" leaves one core to the decoders and takes at most 4."""
+    """Threads of one inference; "auto" measures it once per machine, leaves one core to the decoders and takes at most 4."""
     lanes: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=16)] | Literal["auto"] = "auto"
     """Inferences side by side; "auto": one, or where all sources are files, one for each core (4 at most), of one thread each."""
     input_size: Annotated[Count | tuple[Count, Count] | None, Field(examples=[640])] = None

@@ -253,6 +253,32 @@ def test_a_weak_etag_is_not_resumed_from_without_a_hash(server: Server, tmp_path
     assert server.asked == [None, None]
 
 
+def test_without_a_hash_the_etag_alone_keeps_two_versions_apart(server: Server, tmp_path: Path) -> None:
+    server.cuts = [1000] * 2
+    job = fetching.Job(server.url, Limits(10**6, connections=2, pause_s=0.001), trusted=False)
+    with contextlib.closing(PartFile(tmp_path / "m.onnx", server.url)) as part, pytest.raises(FetchError, match="broke off"):
+        fetching.fetch(job, part)
+    server.body, server.tag = BODY[::-1], '"two"'
+    with contextlib.closing(PartFile(tmp_path / "m.onnx", server.url)) as part:
+        assert part.size == 2000
+        fetching.fetch(job, part)
+        assert part.sha256() == hashlib.sha256(server.body).hexdigest()
+    assert server.asked == [None, "bytes=1000-", "bytes=2000-"]
+
+
+@pytest.mark.parametrize(("length", "asked"), [(True, [None]), (False, [None, f"bytes={len(BODY)}-"])])
+def test_a_part_that_is_whole_is_not_fetched_again(length: bool, asked: list[str | None], server: Server, tmp_path: Path) -> None:
+    """The process was killed between the last byte and the file's name. Where the size was not told, the server is asked."""
+    server.length = length
+    job = fetching.Job(server.url, limits(10**6), trusted=True)
+    with contextlib.closing(PartFile(tmp_path / "m.onnx", server.url)) as part:
+        fetching.fetch(job, part)
+    assert files(tmp_path) == PART
+    assert pull(server.url, tmp_path).sha256 == RIGHT
+    assert server.asked == asked
+    assert files(tmp_path) == WHOLE
+
+
 def test_a_server_whose_file_became_shorter(server: Server, tmp_path: Path) -> None:
     server.tag, server.cuts = "", [1000] * 5
     with pytest.raises(FetchError):

@@ -513,26 +513,27 @@ def slow(self):
     return read(self)
 CallableSource.read, CallableSource.patience_s = slow, property(lambda _: 5.0)
 """
-WEDGES = """
+FAILS = """
 from edge_agent.errors import SourceErrorCode, SourceUnavailable
 from edge_agent.sources import callable
-def wedged(self):
-    raise SourceUnavailable("a call into its driver has not come back", SourceErrorCode.WEDGED)
-callable.CallableSource.read = wedged
+def failing(self):
+    raise SourceUnavailable("its driver is lost", SourceErrorCode("%s"))
+callable.CallableSource.read = failing
 """
 
 
-def test_a_process_whose_source_says_that_it_hangs_is_followed_by_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["wedged", "unplugged"])
+def test_a_process_whose_source_hangs_or_lost_its_device_is_followed_by_another(tmp_path: Path, code: str) -> None:
     source = isolated(configured(tmp_path, "pass"))
     module = tmp_path / "misbehaving_camera.py"
     as_it_was = module.read_text()
-    module.write_text(as_it_was + WEDGES)
+    module.write_text(as_it_was + FAILS % code)
     source.open()
     pid = source.pid
     assert pid is not None
-    with pytest.raises(SourceUnavailable, match="has not come back") as caught:
+    with pytest.raises(SourceUnavailable, match="its driver is lost") as caught:
         source.read()
-    assert caught.value.code is SourceErrorCode.WEDGED
+    assert caught.value.code is SourceErrorCode(code)
     wait_until(lambda: not is_alive(pid))
     module.write_text(as_it_was)
     source.close()

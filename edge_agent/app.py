@@ -26,7 +26,7 @@ from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Pipeline, PipelineContext
-from edge_agent.preflight import build_sink, camera_source, check_files, device_id, placed, state_for
+from edge_agent.preflight import build_sink, check_files, device_id, patient_source, placed, state_for
 from edge_agent.publisher import Publisher
 from edge_agent.scheduler import Scheduler
 from edge_agent.state import State
@@ -65,7 +65,7 @@ class Agent:
     def run(self) -> ExitCode:
         """Run until stopped, or until every source has ended. Raises EdgeAgentError for what prevents the start."""
         ensure_libraries()
-        check_files(self._config)
+        check_files(self._config, starting=True)
         with placed(self._config):
             loaded, thresholds = self._load()
         if self._stopping.is_set():
@@ -114,8 +114,8 @@ class Agent:
         self._notifier.status(what)
 
     def _capture(self, camera: CameraConfig, model_size: Callable[[], tuple[int, int] | None]) -> Capture:
-        source = camera_source(self._config, camera, model_size)
-        another = partial(camera_source, self._config, camera, model_size, after_wedge=True)
+        source = patient_source(self._config, camera, model_size)
+        another = partial(patient_source, self._config, camera, model_size, after_wedge=True)
         return Capture(camera, source, self._wake, self._camera_changed, another=another)
 
     def _only_files(self) -> bool:

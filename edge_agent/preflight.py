@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import secrets
@@ -28,15 +29,22 @@ from edge_agent.host import machine_device_id
 from edge_agent.models import _loading as model_loading
 from edge_agent.models import _trial as model_trial
 from edge_agent.sinks.mqtt import MqttContext, MqttSink, tls_context
+from edge_agent.sources._absent import AbsentSource
 from edge_agent.sources._process import ProcessSource, ProcessTarget
 from edge_agent.sources.base import Source, SourceContext
 from edge_agent.state import State, default_directory
 
+log = logging.getLogger(__name__)
+
 _KEY = re.compile(r"((?:device|model|mqtt|cameras\[\d+\])\.[a-z_.]+): ")
 
 
-def check_files(config: AgentConfig) -> None:
-    """Everything wrong with the files that the configuration names. Raises ConfigError; opens no device or connection."""
+def check_files(config: AgentConfig, *, starting: bool = False) -> None:
+    """Everything wrong with the files that the configuration names. Raises ConfigError; opens no device or connection.
+
+    ``starting``: what is wrong with a camera is only logged while another one is usable, since what is absent at the start
+    (a drive that is mounted later) may come as what is lost later does.
+    """
     steps: list[tuple[str, Callable[[], object]]] = [
         ("device.state_dir", lambda: _check_state(state_for(config))),
         ("model.path", lambda: model_loading.check_file(model_loading.model_path(config))),
@@ -49,16 +57,21 @@ def check_files(config: AgentConfig) -> None:
     for index, camera in enumerate(config.cameras):
         if camera.settings.enabled:
             steps.append((f"cameras[{index}].source", partial(_check_source, config, camera)))
-    problems: list[Problem] = []
+    problems: dict[str, list[Problem]] = {}
     for key, step in steps:
         try:
             step()
         except ConfigError as error:
-            problems += (problem if problem.key else Problem(problem.message, key=key) for problem in map(_keyed, error.problems))
+            problems[key] = [problem if problem.key else Problem(problem.message, key=key) for problem in map(_keyed, error.problems)]
         except StateError as error:
-            problems.append(Problem(str(error), key=key))
+            problems[key] = [Problem(str(error), key=key)]
+    cameras = {key for key, _ in steps if key.startswith("cameras[")}
+    if starting and cameras - problems.keys():
+        for key in cameras & problems.keys():
+            for problem in with_places(config.path, problems.pop(key)):
+                log.warning("camera cannot be started yet: %s", problem)
     if problems:
-        raise ConfigError(*with_places(config.path, problems))
+        raise ConfigError(*with_places(config.path, [problem for found in problems.values() for problem in found]))
 
 
 @contextlib.contextmanager
@@ -133,6 +146,17 @@ def build_source(config: AgentConfig, camera: CameraConfig, model_size: Callable
     except ValueError:  # its text may hold the address, and so a password
         raise ConfigError(f"{key}.source: {redact(str(camera.settings.source))!r} is no address that can be read") from None
     return source
+
+
+def patient_source(
+    config: AgentConfig, camera: CameraConfig, model_size: Callable[[], tuple[int, int] | None] = lambda: None, *, after_wedge: bool = False
+) -> Source:
+    """As :func:`camera_source`; where that raises ConfigError, a source that tries it again each time that it is opened."""
+    make = partial(camera_source, config, camera, model_size, after_wedge=after_wedge)
+    try:
+        return make()
+    except ConfigError:
+        return AbsentSource(make, finite=camera.kind in {"file", "images"})
 
 
 def camera_source(

@@ -14,7 +14,7 @@ import pytest
 
 from edge_agent import config_file, plugins, preflight
 from edge_agent.config import AgentConfig
-from edge_agent.errors import ConfigError, ExitCode, Problem
+from edge_agent.errors import ConfigError, ExitCode, Problem, SourceErrorCode, SourceUnavailable
 from edge_agent.host import machine_device_id
 from tests.conftest import MODEL, Mosquitto, free_port, needs
 
@@ -299,3 +299,30 @@ def test_a_probe_of_a_broker_that_takes_connections_and_says_nothing_ends(site: 
         result = preflight._tried("broker", lambda: preflight._probe_broker(config))
     assert (result.ok, result.exit_code) == (False, ExitCode.UNAVAILABLE)
     assert "did not answer" in result.text
+
+
+def test_a_camera_that_is_absent_at_the_start_does_not_keep_the_others(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    both = CAMERA + '[[cameras]]\nid = "nas"\nsource = "nas.mp4"\n'
+    config = site.config(both)
+    preflight.check_files(config, starting=True)
+    assert f"{site.folder}/agent.toml:6: cameras[1].source: {site.folder}/nas.mp4 does not exist" in caplog.text
+    with pytest.raises(ConfigError):
+        preflight.check_files(config)
+    alone = site.config('[[cameras]]\nid = "nas"\nsource = "nas.mp4"\n')
+    with pytest.raises(ConfigError):
+        preflight.check_files(alone, starting=True)
+
+
+def test_a_source_that_cannot_be_made_yet_is_made_when_it_can(site: Site) -> None:
+    text = CAMERA + '[[cameras]]\nid = "net"\nsource = "rtsp://127.0.0.1:1/x"\nusername = "me"\npassword_file = "secret"\n'
+    config = site.config(text)
+    preflight.check_files(config, starting=True)
+    source = preflight.patient_source(config, config.cameras[1])
+    with pytest.raises(ConfigError, match="secret"):
+        source.open()
+    (site.folder / "secret").write_text("word\n")
+    (site.folder / "secret").chmod(0o600)
+    with pytest.raises(SourceUnavailable) as caught:
+        source.open()
+    assert caught.value.code is SourceErrorCode.REFUSED
+    source.close()

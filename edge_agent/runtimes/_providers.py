@@ -116,6 +116,8 @@ class EngineCache:
         self.folder = parent / key
         self.fresh = True
         """Nothing is compiled yet."""
+        self.used = False
+        """TensorRT runs the model: what lies in the folder is worth keeping. Whoever makes the session sets it."""
         self._lock = -1
 
     def __enter__(self) -> EngineCache:
@@ -140,7 +142,7 @@ class EngineCache:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if kind is None:
+            if kind is None and self.used:
                 with contextlib.suppress(OSError):
                     (self.folder / _COMPLETE).touch()
                     self._forget_old()

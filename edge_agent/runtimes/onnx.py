@@ -162,6 +162,8 @@ class _Loader:
                 log.warning("provider cannot be used, going on without it provider=%s reason=%r", name, _first_line(error))
                 continue
             runs = session.get_providers()
+            if self._cache is not None:
+                self._cache.used = _providers.TENSORRT in runs
             if name not in runs:  # the library leaves out what cannot load its own libraries, without a word
                 log.warning("provider cannot be used: are its libraries installed? provider=%s instead=%s", name, runs[0])
             return session

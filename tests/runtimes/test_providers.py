@@ -95,6 +95,7 @@ def test_an_engine_is_kept_once_it_is_complete_and_thrown_away_before(tmp_path: 
         assert cache.fresh
         assert not list(cache.folder.iterdir())
         (cache.folder / "whole.engine").touch()
+        cache.used = True
     with EngineCache(tmp_path, "a") as cache:
         assert not cache.fresh
         assert (cache.folder / "whole.engine").exists()
@@ -102,8 +103,8 @@ def test_an_engine_is_kept_once_it_is_complete_and_thrown_away_before(tmp_path: 
 
 def test_only_the_latest_engines_are_kept(tmp_path: Path) -> None:
     for index, key in enumerate("abcde"):
-        with EngineCache(tmp_path, key):
-            pass
+        with EngineCache(tmp_path, key) as cache:
+            cache.used = True
         os.utime(tmp_path / key, (index, index))
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["c", "d", "e"]
 
@@ -168,6 +169,14 @@ def test_a_build_is_announced_and_a_kept_engine_that_fails_is_built_again(tmp_pa
         loaded(Library(broken=(TENSORRT,)), caplog, cache, said)
         assert len(said) == 2
         assert not (cache.folder / "an.engine").exists()
+
+
+def test_where_tensorrt_does_not_run_nothing_counts_as_compiled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for library in (Library(broken=(TENSORRT,)), Library(left_out=(TENSORRT,))):
+        with EngineCache(tmp_path, "a") as cache:
+            assert loaded(library, caplog, cache) == CUDA
+        with EngineCache(tmp_path, "a") as cache:
+            assert cache.fresh
 
 
 def test_the_provider_that_runs_is_the_one_that_is_told(tmp_path: Path) -> None:

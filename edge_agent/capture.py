@@ -249,8 +249,8 @@ class Capture:
         if not reader.wedged:
             status.wedged += 1
         reader.wedged = True
-        delay_s = self._note_failure(SourceUnavailable(what, SourceErrorCode.WEDGED))
         self._backoff.down(time.monotonic())
+        delay_s = self._note_failure(SourceUnavailable(what, SourceErrorCode.WEDGED))
         if may:
             self._replace(reader, delay_s)
         return self._enter(CameraState.BACKOFF)

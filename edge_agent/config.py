@@ -20,6 +20,7 @@ ENV_PREFIX = "EDGE_AGENT_"
 ENV_DELIMITER = "__"
 
 _NAME = re.compile(r"\w[\w.-]{0,63}")
+_HOST = re.compile(r"[^\s/@\[\]\x00]+")
 _BASE_TOPIC = re.compile(r"[^\s/+#$\x00][^\s+#\x00]{0,127}")
 
 
@@ -38,6 +39,12 @@ def _name(value: str) -> str:
     return value
 
 
+def _host(value: str) -> str:
+    if not _HOST.fullmatch(value) or value.count(":") == 1:  # more of them: IPv6
+        raise ValueError("must be only a name or an address, such as 'broker.local', without a scheme, user, port or spaces")
+    return value
+
+
 def _base_topic(value: str) -> str:
     if not _BASE_TOPIC.fullmatch(value) or value.endswith("/") or "//" in value:
         raise ValueError("must be topic levels such as 'edge' or 'site/edge', without '+', '#', spaces or empty levels")
@@ -45,6 +52,7 @@ def _base_topic(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Host = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_host)]
 BaseTopic = Annotated[str, AfterValidator(_base_topic)]
 Count = Annotated[int, BeforeValidator(not_bool), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
@@ -127,7 +135,7 @@ class TlsSettings(Table):
 class MqttSettings(Table):
     """The broker that detections and heartbeats are published to."""
 
-    host: Annotated[str, Field(min_length=1, max_length=255)] = "localhost"
+    host: Host = "localhost"
     """Name or address of the broker."""
     port: Annotated[Port | None, Field(examples=[1883])] = None
     """Default 1883, or 8883 with TLS."""

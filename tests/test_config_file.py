@@ -286,6 +286,16 @@ def test_a_base_that_is_no_topic_is_refused(tmp_path: Path, base: str) -> None:
     assert places(problems(tmp_path, CAMERA + f"[mqtt]\nbase = {json.dumps(base)}\n")) == [(5, "mqtt.base")]
 
 
+@pytest.mark.parametrize("host", ["", "mqtt://broker", "broker:1883", "u:p@broker", "a b", "broker\n", "broker/", "[::1]", "a\0"])
+def test_a_host_that_no_broker_can_have_is_refused_and_not_tried_for_ever(tmp_path: Path, host: str) -> None:
+    assert places(problems(tmp_path, CAMERA + f"[mqtt]\nhost = {json.dumps(host)}\n")) == [(5, "mqtt.host")]
+
+
+@pytest.mark.parametrize("host", ["broker.local", "192.168.1.20", "::1", "fe80::1%eth0", "my_broker"])
+def test_a_host_may_be_a_name_or_an_address(tmp_path: Path, host: str) -> None:
+    assert load(tmp_path, CAMERA + f"[mqtt]\nhost = {json.dumps(host)}\n").settings.mqtt.host == host
+
+
 @pytest.mark.parametrize(
     ("text", "key", "message"),
     [

@@ -98,15 +98,13 @@ class Agent:
         sys.setswitchinterval(GIL_S)
         cv2.setNumThreads(1)  # lanes and captures are our threads; OpenCV's own pool burns a core on pictures of this size for nothing
         config = self._config
-        cameras = [(index, camera) for index, camera in enumerate(config.cameras) if camera.settings.enabled]
+        cameras = [camera for camera in config.cameras if camera.settings.enabled]
         sizes: list[tuple[int, int]] = []  # of the model, which is loaded after the sources are made and before they are opened
-        self.captures = [self._capture(camera, lambda: sizes[0] if sizes else None) for _, camera in cameras]
+        self.captures = [self._capture(camera, lambda: sizes[0] if sizes else None) for camera in cameras]
         loaded = load_guarded(config, state_for(config).directory, only_files=self._only_files(), announce=self._takes_long)
         sizes.append(loaded.lanes[0].input_size)
-        labels, default, model = loaded.lanes[0].labels, loaded.lanes[0].family.default_confidence, config.settings.model
-        return loaded, {
-            camera.id: model_loading.thresholds_for(camera.settings, model, labels, index, default) for index, camera in cameras
-        }
+        model = loaded.lanes[0]
+        return loaded, model_loading.all_thresholds(config, model.labels, model.family.default_confidence)
 
     def _takes_long(self, what: str, seconds: float) -> None:
         """Before READY: the service manager is to wait, and whoever asks it is to know for what."""

@@ -42,9 +42,7 @@ def describe(config: AgentConfig, *, infer: bool) -> dict[str, Any]:
         _loading.check_inputs(graph, path)
         family, labels = _family(config, path, graph)
         model = Model(runtime, family, labels)
-        for index, camera in enumerate(config.cameras):
-            if camera.settings.enabled:
-                _loading.thresholds_for(camera.settings, settings, labels, index)
+        _loading.all_thresholds(config, labels)
     except EdgeAgentError as error:
         if infer:
             raise

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraSettings, ModelSettings
 from edge_agent.config_file import key_name
-from edge_agent.errors import ConfigError, ModelError
+from edge_agent.errors import ConfigError, ModelError, Problem
 from edge_agent.models import _threads
 from edge_agent.models._description import described, read_texts, stated_size
 from edge_agent.models.base import Family, Model, Thresholds
@@ -238,6 +238,22 @@ def checked_labels(config: AgentConfig, path: Path, family: Family, found: tuple
     return labels
 
 
+def all_thresholds(config: AgentConfig, labels: Sequence[str], default: float = Family.default_confidence) -> dict[str, Thresholds]:
+    """Those of each enabled camera, by its id. Raises ConfigError with every unknown class of all of them."""
+    thresholds: dict[str, Thresholds] = {}
+    problems: list[Problem] = []
+    for index, camera in enumerate(config.cameras):
+        if not camera.settings.enabled:
+            continue
+        try:
+            thresholds[camera.id] = thresholds_for(camera.settings, config.settings.model, labels, index, default)
+        except ConfigError as error:
+            problems += (problem for problem in error.problems if problem not in problems)  # [model]'s are every camera's
+    if problems:
+        raise ConfigError(*problems)
+    return thresholds
+
+
 def thresholds_for(
     camera: CameraSettings, model: ModelSettings, labels: Sequence[str], index: int, default: float = Family.default_confidence
 ) -> Thresholds:
@@ -255,25 +271,27 @@ def thresholds_for(
 
 
 def _class_ids(wanted: Sequence[str | int], labels: Sequence[str], key: str) -> NDArray[np.int32]:
-    ids = []
+    ids: list[int] = []
+    problems: list[str] = []
     for name in wanted:
         if isinstance(name, int):
             if name < 0 or (labels and name >= len(labels)):
-                raise ConfigError(f"{key}: there is no class {name}; the model has 0 to {len(labels) - 1}")
+                problems.append(f"{key}: there is no class {name}; the model has 0 to {len(labels) - 1}")
             ids.append(name)
-            continue
-        if name not in labels:
-            close = difflib.get_close_matches(name, labels, n=1)
-            hint = (
-                f"did you mean {close[0]!r}?"
-                if close
-                else f"it has: {', '.join(labels[:40])}"
-                if labels
-                else "it has no names, only numbers"
-            )
-            raise ConfigError(f"{key}: {name!r} is no class of this model; {hint}")
-        ids.append(list(labels).index(name))
+        elif name in labels:
+            ids.append(list(labels).index(name))
+        else:
+            problems.append(f"{key}: {name!r} is no class of this model; {_class_hint(name, labels)}")
+    if problems:
+        raise ConfigError(*problems)
     return np.array(sorted(set(ids)), np.int32)
+
+
+def _class_hint(name: str, labels: Sequence[str]) -> str:
+    if not labels:
+        return "it has no names, only numbers"
+    close = difflib.get_close_matches(name, labels, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(labels[:40])}"
 
 
 def _sha256(path: Path) -> str:

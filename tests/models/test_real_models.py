@@ -178,6 +178,23 @@ def test_a_class_that_the_model_lacks_is_refused_with_the_nearest() -> None:
         _loading.thresholds_for(config.cameras[0].settings, config.settings.model, ["car", "person"], 0)
 
 
+def test_every_unknown_class_of_every_camera_is_told_at_once() -> None:
+    cameras: list[dict[str, object]] = [
+        {"id": "a", "source": "synthetic", "classes": ["persn", 7, "car"]},
+        {"id": "b", "source": "synthetic"},
+        {"id": "c", "source": "synthetic"},
+        {"id": "d", "source": "synthetic", "classes": ["nothing"], "enabled": False},
+    ]
+    config = make_config({"model": {"classes": ["cra"]}, "cameras": cameras})
+    with pytest.raises(ConfigError) as caught:
+        _loading.all_thresholds(config, ["car", "person"])
+    assert [problem.message.partition(":")[0] for problem in caught.value.problems] == [
+        "cameras[0].classes",
+        "cameras[0].classes",
+        "model.classes",
+    ]
+
+
 @pytest.mark.parametrize(
     ("settings", "only_files", "expected"),
     [

@@ -86,7 +86,9 @@ def _broker_class() -> Any:
     try:
         from amqtt.broker import Broker
     except ImportError:
-        raise ConfigError("the embedded broker needs: pip install amqtt (or name yours with --broker HOST[:PORT])") from None
+        raise ConfigError(
+            'the embedded broker needs the package amqtt: pip install "edge-agent[demo]" (or name yours with --broker HOST[:PORT])'
+        ) from None
     return Broker
 
 

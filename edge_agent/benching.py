@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from edge_agent import config_file, demo, plugins, preflight
-from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError, EndOfStream
 from edge_agent.host import read_process
 from edge_agent.image import BgrImage, Image
 from edge_agent.models import _loading, _threads
 from edge_agent.models.base import Model, Thresholds, Timings
+from edge_agent.redaction import redact
 from edge_agent.sources.base import FrameUnreadable
 
 STAGES = ("preprocess", "infer", "postprocess")

@@ -15,10 +15,10 @@ from typing import Literal
 
 from edge_agent.camera_state import CameraState, CaptureStatus
 from edge_agent.config import CameraConfig
-from edge_agent.config_file import redact
 from edge_agent.errors import EndOfStream, SourceBroken, SourceError, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
 from edge_agent.reader import Call, Reader, Superseded
+from edge_agent.redaction import redact
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.rhythm import Rhythm
 from edge_agent.slot import Slot, SlotPolicy

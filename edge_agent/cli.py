@@ -63,7 +63,7 @@ def _open_closed_streams() -> None:
 
 
 def _report(error: EdgeAgentError) -> None:
-    from edge_agent.config_file import redact
+    from edge_agent.redaction import redact
 
     problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
     for problem in problems:

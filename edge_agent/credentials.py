@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from edge_agent.config import MqttSettings
 from edge_agent.errors import ConfigError
@@ -40,3 +42,12 @@ def mqtt_password(settings: MqttSettings, resolved: Path | None, environ: Mappin
     if folder and (Path(folder) / MQTT_CREDENTIAL).exists():
         return read_secret(Path(folder) / MQTT_CREDENTIAL, f"credential {MQTT_CREDENTIAL}")
     return None
+
+
+def with_credentials(url: str, username: str, password: str) -> str:
+    """``url`` with a user and password, quoted as RFC 3986 asks, in place of any that it has."""
+    scheme, _, rest = url.partition("://")
+    authority = re.match(r"[^/?#]*", rest)
+    assert authority is not None
+    host = authority[0].rpartition("@")[2]
+    return f"{scheme}://{quote(username, safe='')}:{quote(password, safe='')}@{host}{rest[authority.end() :]}"

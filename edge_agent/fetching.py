@@ -22,9 +22,9 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from edge_agent.config_file import redact
 from edge_agent.errors import EdgeAgentError, ExitCode
 from edge_agent.part_file import PartFile, Validator
+from edge_agent.redaction import redact
 
 CHUNK = 64 * 1024
 Progress = Callable[[int, int], None]

@@ -12,9 +12,9 @@ from typing import Any
 
 from edge_agent import config_file, plugins
 from edge_agent.config import AgentConfig
-from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, ModelError
 from edge_agent.models import _describe, _loading, _trial
+from edge_agent.redaction import redact
 
 _SHOWN_CLASSES = 12
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from edge_agent.config_file import redact
 from edge_agent.events import timestamp
+from edge_agent.redaction import redact
 
 BURST = 5
 PERIOD_S = 60.0

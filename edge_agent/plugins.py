@@ -14,8 +14,8 @@ from pathlib import PurePath
 from types import ModuleType
 
 from edge_agent.config import Table
-from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError
+from edge_agent.redaction import redact
 
 RUNTIME_BY_SUFFIX = {".onnx": "onnx", ".ort": "onnx", ".tflite": "tflite"}
 BUILTIN_MODEL = "builtin"

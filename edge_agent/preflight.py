@@ -22,12 +22,12 @@ from pathlib import Path
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.config_file import placed as with_places
-from edge_agent.config_file import redact
 from edge_agent.credentials import mqtt_password, read_secret
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, Problem, StateError
 from edge_agent.host import machine_device_id
 from edge_agent.models import _loading as model_loading
 from edge_agent.models import _trial as model_trial
+from edge_agent.redaction import redact
 from edge_agent.sinks.mqtt import MqttContext, MqttSink, tls_context
 from edge_agent.sources._absent import AbsentSource
 from edge_agent.sources._process import ProcessSource, ProcessTarget

@@ -14,10 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 from edge_agent import state
 from edge_agent.catalogue import CATALOGUE, Entry
-from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
 from edge_agent.fetching import FetchError, Job, Limits, Progress, check_address, fetch
 from edge_agent.part_file import InUse, PartFile, sha256_of
+from edge_agent.redaction import redact
 
 DEFAULT_MAX_MB = 1000.0
 

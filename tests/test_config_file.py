@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent import config_file, plugins
+from edge_agent import config_file, credentials, plugins
 from edge_agent.config import AgentConfig
-from edge_agent.config_file import line_of, redact
 from edge_agent.errors import ConfigError, ExitCode, Problem
+from edge_agent.redaction import redact
+from edge_agent.toml_lines import key_name, line_of
 
 CAMERA = '[[cameras]]\nid = "front"\nsource = "synthetic"\n'
 
@@ -505,7 +506,7 @@ def test_redacting_takes_time_that_grows_with_the_length(piece: str) -> None:
 
 def test_credentials_are_quoted_into_an_address() -> None:
     assert (
-        config_file.with_credentials("rtsp://old:x@cam:554/1?a=b", "us er", "p@s/s:é") == "rtsp://us%20er:p%40s%2Fs%3A%C3%A9@cam:554/1?a=b"
+        credentials.with_credentials("rtsp://old:x@cam:554/1?a=b", "us er", "p@s/s:é") == "rtsp://us%20er:p%40s%2Fs%3A%C3%A9@cam:554/1?a=b"
     )
 
 
@@ -640,4 +641,4 @@ def test_lines_of_a_long_file_are_found_in_time_that_grows_with_its_length() -> 
 
 
 def test_key_names_are_written_with_dots_and_numbers() -> None:
-    assert config_file.key_name(("cameras", 0, "zones", 1, "id")) == "cameras[0].zones[1].id"
+    assert key_name(("cameras", 0, "zones", 1, "id")) == "cameras[0].zones[1].id"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_agent import config_file, example, plugins
 from edge_agent.config import CameraSettings, MqttSettings, Settings
-from edge_agent.config_file import _table_in
+from edge_agent.config_report import table_in
 from tests.conftest import REPOSITORY, make_config
 
 TEXT = example.generate()
@@ -69,14 +69,14 @@ def test_every_key_of_the_model_of_each_runtime_can_be_uncommented(runtime: str)
 def test_every_key_of_every_table_is_there_with_its_default_and_a_comment_before_it() -> None:
     everything = config_file.parse(without(uncommented(TEXT), "kind"), "example")
     for name, table in Settings.model_fields.items():
-        model = CameraSettings if name == "cameras" else _table_in(table.annotation)
+        model = CameraSettings if name == "cameras" else table_in(table.annotation)
         assert model is not None
         written: dict[str, Any] = everything[name][0] if name == "cameras" else everything[name]
         assert set(written) == set(model.model_fields) - ({"kind"} if name == "cameras" else set())
         for key, field in model.model_fields.items():
-            if field.default is not None and not field.is_required() and _table_in(field.annotation) is None:
+            if field.default is not None and not field.is_required() and table_in(field.annotation) is None:
                 assert written[key] == field.default
-    assert everything["mqtt"]["tls"].keys() == (_table_in(MqttSettings.model_fields["tls"].annotation) or Settings).model_fields.keys()
+    assert everything["mqtt"]["tls"].keys() == (table_in(MqttSettings.model_fields["tls"].annotation) or Settings).model_fields.keys()
     lines = TEXT.splitlines()
     keys = [index for index, line in enumerate(lines) if re.match(r"#?\w+ = ", line)]
     assert all(lines[index - 1].startswith("# ") for index in keys)

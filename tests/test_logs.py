@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import logs
-from edge_agent.config_file import redact
+from edge_agent.redaction import redact
 
 FORMATTERS = [logs.TextFormatter(), logs.JournalFormatter(), logs.JsonFormatter()]
 

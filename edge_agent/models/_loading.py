@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraSettings, ModelSettings
-from edge_agent.config_file import key_name
 from edge_agent.errors import ConfigError, ModelError, Problem
 from edge_agent.models import _threads
 from edge_agent.models._description import described, read_texts, stated_size
 from edge_agent.models.base import Family, Model, Thresholds
 from edge_agent.runtimes.base import GraphSpec, Runtime, RuntimeContext, silent
+from edge_agent.toml_lines import key_name
 
 log = logging.getLogger(__name__)
 

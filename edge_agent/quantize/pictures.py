@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from edge_agent import config_file, evaluation, labelled, plugins, preflight
-from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError, EndOfStream
 from edge_agent.image import BgrImage, Image
 from edge_agent.quantize.accuracy import Labels
+from edge_agent.redaction import redact
 from edge_agent.sources.base import FrameUnreadable, Source
 
 FEWEST = 4

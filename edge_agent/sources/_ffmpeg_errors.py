@@ -6,8 +6,8 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-from edge_agent.config_file import redact
 from edge_agent.errors import SourceErrorCode, SourceUnavailable
+from edge_agent.redaction import redact
 from edge_agent.sources._network import connection_code, reason_of
 
 Fault = tuple[SourceErrorCode, str]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from edge_agent.config_file import redact
 from edge_agent.errors import SourceErrorCode
+from edge_agent.redaction import redact
 
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _DIAGNOSIS_S = 1.0

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError, SourceError, SourceErrorCode
+from edge_agent.redaction import redact
 from edge_agent.sources._gst_errors import Fault, fault, missing_element, missing_plugin
 
 SINK = "edge_agent"

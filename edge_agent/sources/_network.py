@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field
 
 from edge_agent.config import Table
-from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError, SourceErrorCode
+from edge_agent.redaction import redact
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv"}

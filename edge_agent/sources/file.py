@@ -7,8 +7,8 @@ from dataclasses import replace
 from urllib.parse import unquote
 
 from edge_agent.config import Seconds
-from edge_agent.config_file import redact
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
+from edge_agent.redaction import redact
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
 from edge_agent.sources._network import TlsConfig, names_video_file, tls_context, tls_options
 from edge_agent.sources.base import MARGIN_S, DecodeConfig, FrameUnreadable, Reading, Source, SourceContext, StreamInfo

@@ -19,9 +19,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field
 
 from edge_agent.config import Count, Rate
-from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError, SourceErrorCode, SourceUnavailable
 from edge_agent.libraries import gstreamer
+from edge_agent.redaction import redact
 from edge_agent.sources import _v4l2_modes as modes
 from edge_agent.sources._gst import GstSource, Launch
 from edge_agent.sources._gst_decoders import appsink

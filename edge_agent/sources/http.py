@@ -12,9 +12,9 @@ from urllib.parse import quote
 from pydantic import BeforeValidator, Field
 
 from edge_agent.config import not_bool
-from edge_agent.config_file import redact
 from edge_agent.errors import EndOfStream, SourceErrorCode, SourceUnavailable
 from edge_agent.image import JpegImage
+from edge_agent.redaction import redact
 from edge_agent.sources._http_client import HttpAnswer, HttpTarget, get, unavailable
 from edge_agent.sources._jpeg import JPEG_DECODER, jpeg_size
 from edge_agent.sources._multipart import MAX_PART, MultipartError, MultipartReader

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edge_agent.config_file import redact, with_credentials
+from edge_agent.credentials import with_credentials
+from edge_agent.redaction import redact
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
 from edge_agent.sources._network import TlsConfig, check_address, tls_context, tls_options
 from edge_agent.sources.base import DecodeConfig, NetworkConfig, Source, SourceContext

@@ -15,9 +15,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from edge_agent.config import Table, not_bool
-from edge_agent.config_file import redact
 from edge_agent.errors import ConfigError, SourceErrorCode, SourceUnavailable
 from edge_agent.libraries import ensure
+from edge_agent.redaction import redact
 from edge_agent.sources import _v4l2 as kernel
 from edge_agent.sources import _v4l2_controls as v4l2_controls
 from edge_agent.sources import _v4l2_devices as v4l2_devices

@@ -27,8 +27,8 @@ def cells(graph: GraphSpec, strides: Sequence[int] = STRIDES) -> int:
 
 
 def cell_counts(graph: GraphSpec) -> set[int]:
-    """Cells of strides 8, 16, 32, and of a P6 model's four."""
-    return {cells(graph), cells(graph, (*STRIDES, 64))}
+    """Cells of strides 8, 16, 32, and of the four of models that also see larger (P6) or smaller things (P2)."""
+    return {cells(graph), cells(graph, (*STRIDES, 64)), cells(graph, (4, *STRIDES))}
 
 
 def grid(size: tuple[int, int], strides: Sequence[int] = STRIDES) -> tuple[Floats, Floats]:

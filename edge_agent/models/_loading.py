@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 BUILTIN_FILE = "oid_int8_pp.tflite"
 BUILTIN_CONFIDENCE = 0.3
+_NOTHING = {"???", "background", "__background__", "unlabeled"}
+"""What label files call a class 0 that is nothing."""
 _MAGIC = {".tflite": (4, b"TFL3"), ".onnx": (0, b"\x08"), ".ort": (4, b"ORTM")}
 
 
@@ -172,7 +174,8 @@ def family_for(graph: GraphSpec, stated: str | None, label_count: int | None = N
     if len(fitting) == 1 and label_count is not None:
         return fitting[0]
     if found:
-        counts = ", ".join(f"{family.name} with {family.class_count} classes" for family in families if family.class_count)
+        differ = len({family.class_count for family in families}) > 1  # else names of the classes would not help
+        counts = ", ".join(f"{family.name} with {family.class_count} classes" for family in families if family.class_count and differ)
         choice = f'family = "{found[0]}" in [model]'
         hint = f" ({counts}): give labels, or decide with {choice}" if counts else f"; decide with {choice}"
         raise ConfigError(f"model.family: outputs {shapes} could be {' or '.join(found)}{hint}")
@@ -233,6 +236,8 @@ def checked_labels(config: AgentConfig, path: Path, family: Family, found: tuple
         count = len(read_labels(path.with_suffix(".txt")))
     if count is not None and len(labels) == count + 1 and family.has_background:
         return labels[1:]
+    if count is None and family.has_background and labels and labels[0].lower() in _NOTHING:
+        return labels[1:]  # its graph does not tell, but no class that it finds is nothing
     if count is not None and len(labels) != count:
         raise ConfigError(f"{origin}: {len(labels)} class names, but the model has {count} classes")
     return labels

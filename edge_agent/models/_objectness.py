@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge_agent.models._boxes import Unit, best_class, from_centres, smallest_step, suppress
-from edge_agent.models.base import Candidates, Family, Thresholds, only_output
+from edge_agent.models._raw_maps import decoded_output
+from edge_agent.models.base import Candidates, Family, Thresholds
 from edge_agent.runtimes.base import GraphSpec, Tensor, dequantize
 
 COARSE = 0.02
@@ -16,7 +17,10 @@ class Decoded(Family):
     """Boxes with objectness, in pixels or fractions of the input; ``allowed`` are the numbers of rows that the family has."""
 
     def __init__(self, graph: GraphSpec, allowed: set[int]) -> None:
-        self._spec = only_output(graph)
+        index = decoded_output(graph)
+        if index is None:
+            raise ValueError("not one output of three dimensions")
+        self._index, self._spec = index, graph.outputs[index]
         self.class_count = self._spec.shape[2] - 5
         if self._spec.shape[1] not in allowed or self.class_count < 1:
             raise ValueError("not the rows of this family, of 5 + classes")
@@ -26,7 +30,7 @@ class Decoded(Family):
         return coarse_scores(self._spec.name, smallest_step(self._spec))
 
     def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
-        every = dequantize(outputs[0][0], self._spec)
+        every = dequantize(outputs[self._index][0], self._spec)
         rows = every[every[:, 4] >= thresholds.confidence]
         class_id, score = best_class(rows[:, 5:], thresholds.class_ids)
         score = score * rows[:, 4]

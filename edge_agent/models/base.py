@@ -20,8 +20,15 @@ from edge_agent.models._results import More, keypoints_in_source, masks_in_sourc
 from edge_agent.runtimes.base import GraphSpec, Runtime, Tensor, TensorSpec
 
 Task = Literal["detection", "classification", "instance segmentation", "semantic segmentation", "keypoints", "zero-shot"]
+_CERTAIN = 1.01
+"""No confidence is above 1, some rounding aside."""
 NOT_NUMBERS = (
     "the model's outputs are not numbers (NaN): its weights overflow in this precision, or its input is not what it was trained on"
+)
+
+_TOO_SURE = (
+    "a confidence of {:.3g} is no probability, so the model is no {}, or was exported without the last step of its scores: "
+    "set family = ... in [model], or export it again"
 )
 
 
@@ -159,6 +166,8 @@ class Model:
         inferred = time.perf_counter()
         found = self.family.decode(outputs, self.input_size, thresholds)
         _refuse_nan(found, outputs)
+        if len(found.confidence) and found.confidence.item(0) > _CERTAIN:
+            raise ModelError(_TOO_SURE.format(found.confidence.item(0), self.family.name))
         boxes = placement.to_source(found.xyxy, image)
         detections = Detections(boxes, found.confidence, found.class_id, self.labels)
         classes = segmentation = None

@@ -19,7 +19,7 @@ Config = NoConfig
 def recognise(graph: GraphSpec) -> str | None:
     """One output, one row of at least two numbers, not named an embedding."""
     count = scores_of(graph)
-    if count is None or "embed" in graph.outputs[0].name.lower() or "feature" in graph.outputs[0].name.lower():
+    if count is None or any(part in graph.outputs[0].name.lower() for part in ("embed", "feature", "pooler")):
         return None
     return f"one row of {count} scores"
 

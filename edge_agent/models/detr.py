@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edge_agent.errors import ModelError
 from edge_agent.models._anchor_free import metadata_task
 from edge_agent.models._anchors import anchors_of
 from edge_agent.models._boxes import Floats, Ints, cell_counts, final, from_centres, logit, sigmoid, strongest
@@ -23,11 +24,13 @@ Config = NoConfig
 SIZES = "orig_target_sizes"
 _MOST_QUERIES = 900
 _LEAST_QUERIES = 50
-_FINAL_ROW = 6
-"""Numbers of a row of those heads that need no NMS: box, confidence, class."""
+FINAL_ROW = 6
+"""Numbers of a row of those heads that need no NMS: box, confidence, class; and of a DETR of two classes."""
+ATTENTION = "GridSample"
+"""What a DETR looks at its maps with (deformable attention), and no YOLO has."""
 
 
-def _two(graph: GraphSpec) -> tuple[int, int] | None:
+def boxes_and_logits(graph: GraphSpec) -> tuple[int, int] | None:
     """Positions of boxes and logits of an export with two outputs."""
     shapes = [output.shape for output in graph.outputs]
     if len(shapes) != 2 or any(len(shape) != 3 for shape in shapes) or shapes[0][1] != shapes[1][1]:
@@ -52,14 +55,15 @@ def _one(graph: GraphSpec) -> bool:
     shape = graph.outputs[0].shape
     if len(graph.outputs) != 1 or len(shape) != 3 or metadata_task(graph) not in {"", "detect"}:
         return False
-    return _LEAST_QUERIES <= shape[1] <= _MOST_QUERIES and shape[2] > 4 and shape[2] != _FINAL_ROW
+    is_final = shape[2] == FINAL_ROW and not graph.has_operator(ATTENTION)
+    return _LEAST_QUERIES <= shape[1] <= _MOST_QUERIES and shape[2] > 4 and not is_final
 
 
 def recognise(graph: GraphSpec) -> str | None:
     """Boxes and logits of 50 to 900 queries; or labels, boxes and scores with an input for the size; or Ultralytics' one output."""
     if _three(graph):
         return f"labels, boxes and scores, and the input {SIZES}"
-    if _two(graph) and anchors_of(graph, graph.outputs[0].shape[1]) is None:
+    if boxes_and_logits(graph) and anchors_of(graph, graph.outputs[0].shape[1]) is None:
         return f"boxes and logits of {graph.outputs[0].shape[1]} queries"
     if _one(graph) and graph.outputs[0].shape[1] not in cell_counts(graph) and graph.outputs[0].shape[2] not in cell_counts(graph):
         _, rows, columns = graph.outputs[0].shape
@@ -75,7 +79,7 @@ class Detr(Family):
     input_format = InputFormat("RGB", "none", scale=1 / 255)
 
     def __init__(self, graph: GraphSpec) -> None:
-        self._two, self._three, self._specs = _two(graph), _three(graph), graph.outputs
+        self._two, self._three, self._specs = boxes_and_logits(graph), _three(graph), graph.outputs
         if self._three is not None:
             return
         if self._two is not None:
@@ -97,6 +101,7 @@ class Detr(Family):
             return final(boxes.reshape(-1, 4), scores.reshape(-1), labels.reshape(-1).round().astype(np.int32), thresholds)
         if self._two is not None:
             boxes, logits = (real[index] for index in self._two)
+            self._refuse_softmax(logits)
             query, class_id = _above(logits, logit(thresholds.confidence), thresholds)
             confidence = sigmoid(logits[query, class_id])
         else:
@@ -106,6 +111,14 @@ class Detr(Family):
         order = strongest(confidence, thresholds.max_detections)
         found = from_centres(boxes[query[order]]) * np.array(size * 2, np.float32)
         return Candidates(found, confidence[order], class_id[order])
+
+    def _refuse_softmax(self, logits: Floats) -> None:
+        """Raises ModelError where most queries are sure of the last class: that is the class for nothing of a DETR with a softmax."""
+        if 2 * int((logits[:, -1] > 0).sum()) > len(logits):
+            raise ModelError(
+                "most queries are sure of the last class, which must then be the class for nothing: if this is a DETR whose classes "
+                'compete in a softmax, set family = "detr_softmax" in [model]'
+            )
 
 
 def _above(values: Floats, floor: float, thresholds: Thresholds) -> tuple[np.ndarray, Ints]:

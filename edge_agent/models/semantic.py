@@ -18,13 +18,16 @@ from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor
 
 Config = NoConfig
 _COARSEST = 8
+_AUXILIARY = "aux"
+"""What torchvision's models also put out, for their training."""
 
 
 def _map_axes(graph: GraphSpec) -> tuple[int, int] | None:
-    """The axis of the classes of the one output (-1: it holds classes, not scores), and their number (0: unknown)."""
-    if len(graph.outputs) != 1:
-        return None
+    """The axis of the classes of the output (-1: it holds classes, not scores), and their number (0: unknown)."""
     spec = graph.outputs[0]
+    others = graph.outputs[1:]
+    if others and not (len(others) == 1 and others[0].name == _AUXILIARY and others[0].shape == spec.shape):
+        return None
     _, (width, height) = input_layout(graph.inputs[0])
     if len(spec.shape) not in {3, 4} or spec.shape[0] not in {1, -1}:
         return None

@@ -32,7 +32,7 @@ def _decoded(encoded: Floats, anchors: Floats) -> Floats:
     return np.concatenate((centres - half, centres + half), axis=1).astype(np.float32)
 
 
-def _roles(graph: GraphSpec) -> tuple[int, int] | None:
+def boxes_and_scores(graph: GraphSpec) -> tuple[int, int] | None:
     """Positions of encodings and scores among two outputs with as many rows as there are anchors."""
     # TensorFlow's boxes have an axis of one between anchors and sides
     shapes = [(o.shape[0], o.shape[1], o.shape[3]) if len(o.shape) == 4 and o.shape[2] == 1 else o.shape for o in graph.outputs]
@@ -44,9 +44,9 @@ def _roles(graph: GraphSpec) -> tuple[int, int] | None:
 
 
 def recognise(graph: GraphSpec) -> str | None:
-    """Encodings and scores of as many rows as ssd_mobilenet has anchors for this input, or as an anchor constant in the graph."""
-    roles = _roles(graph)
-    if roles is None:
+    """Encodings and scores of as many rows as ssd_mobilenet has anchors, or as a constant in the graph, which does not decode (Exp)."""
+    roles = boxes_and_scores(graph)
+    if roles is None or graph.has_operator("Exp"):
         return None
     rows = graph.outputs[roles[0]].shape[1]
     return f"{rows} anchors" if anchors_of(graph, rows) is not None else None
@@ -59,7 +59,7 @@ class SsdRaw(Family):
     has_background = True
 
     def __init__(self, graph: GraphSpec) -> None:
-        roles = _roles(graph)
+        roles = boxes_and_scores(graph)
         anchors = None if roles is None else anchors_of(graph, graph.outputs[roles[0]].shape[1])
         if roles is None or anchors is None:
             raise ValueError("not encodings and scores of as many rows as there are anchors")

@@ -12,6 +12,7 @@ from edge_agent.models._anchor_free import AnchorFree, is_transposed, metadata_t
 from edge_agent.models._boxes import suppress
 from edge_agent.models._preprocess import InputFormat
 from edge_agent.models.base import Candidates, Family, Thresholds, only_output
+from edge_agent.models.yolov6 import ENLARGES
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor
 
 Config = NoConfig
@@ -22,7 +23,7 @@ def recognise(graph: GraphSpec) -> str | None:
     if len(graph.outputs) != 1 or metadata_task(graph) not in {"", "detect"}:
         return None
     transposed = is_transposed(graph, graph.outputs[0])
-    if transposed is None:
+    if transposed is None or (transposed and "names" not in graph.metadata and graph.has_operator(ENLARGES)):
         return None
     _, rows, columns = graph.outputs[0].shape
     return f"{rows if transposed else columns} {'rows' if transposed else 'columns'} are the cells of strides 8, 16 and 32"

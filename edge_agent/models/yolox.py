@@ -10,23 +10,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edge_agent.errors import ModelError
 from edge_agent.models._boxes import best_class, cells, from_centres, grid, largest, suppress
 from edge_agent.models._preprocess import InputFormat, input_layout
 from edge_agent.models.base import Candidates, Family, Thresholds, only_output
+from edge_agent.models.yolov6 import ENLARGES
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig
 _LARGEST_EXPONENT = 20.0
+_IMPOSSIBLE = 12.0
+"""e^12 times the stride of 8 is 1.3 million pixels."""
+_DECODED = (
+    'the boxes are no raw terms of a YOLOX, so this is another model: set family = "yolox_decoded" in [model], or "yolov6" where it is one'
+)
 _RAW_REACH = 4.0
 """Raw terms of YOLOX reach a few units: e^4 times the stride of 32 is 1700 pixels."""
 
 
 def recognise(graph: GraphSpec) -> str | None:
-    """One output [1, cells, 5 + classes] of strides 8, 16 and 32, and a graph that does not decode (Exp) or belong to YOLOv8 (Softmax)."""
+    """One output [1, cells, 5 + classes] of strides 8, 16 and 32; a graph that does not decode (Exp), or belong to YOLOv8 or YOLOv6."""
     if len(graph.outputs) != 1 or len(graph.outputs[0].shape) != 3 or "names" in graph.metadata:
         return None
     _, rows, columns = graph.outputs[0].shape
-    if rows != cells(graph) or columns <= 5 or graph.has_operator("Exp") or graph.has_operator("Softmax"):
+    if rows != cells(graph) or columns <= 5 or any(graph.has_operator(name) for name in ("Exp", "Softmax", ENLARGES)):
         return None
     return f"{rows} rows are the cells of strides 8, 16 and 32, and the graph does not decode them"
 
@@ -63,6 +70,8 @@ class Yolox(Family):
         score = score * rows[:, 4]
         kept = score >= thresholds.confidence
         rows, index = rows[kept], index[kept]
+        if len(rows) and float(rows[:, 2:4].max()) > _IMPOSSIBLE:
+            raise ModelError(f"{_DECODED}: its widths and heights reach {rows[:, 2:4].max():.0f}, as powers of e times the stride")
         strides = self._strides[index]
         centres = (rows[:, :2] + self._offsets[index]) * strides
         sizes = np.exp(np.minimum(rows[:, 2:4], _LARGEST_EXPONENT)) * strides

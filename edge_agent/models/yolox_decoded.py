@@ -11,6 +11,7 @@ from edge_agent.models._boxes import cells
 from edge_agent.models._objectness import Decoded
 from edge_agent.models._preprocess import InputFormat
 from edge_agent.models.base import Family
+from edge_agent.models.yolov6 import ENLARGES
 from edge_agent.runtimes.base import GraphSpec, NoConfig
 
 Config = NoConfig
@@ -21,7 +22,8 @@ def recognise(graph: GraphSpec) -> str | None:
     if len(graph.outputs) != 1 or len(graph.outputs[0].shape) != 3 or "names" in graph.metadata:
         return None
     _, rows, columns = graph.outputs[0].shape
-    if rows == cells(graph) and columns > 5 and graph.has_operator("Exp") is not False and not graph.has_operator("Softmax"):
+    others = graph.has_operator("Softmax") or graph.has_operator(ENLARGES)
+    if rows == cells(graph) and columns > 5 and graph.has_operator("Exp") is not False and not others:
         return f"{rows} rows are the cells of strides 8, 16 and 32, and the graph decodes them"
     return None
 

@@ -2,7 +2,9 @@
 
 Sources: Radford et al., "CLIP" (arXiv 2103.00020): probabilities are the softmax of the cosines times 100; Zhai et al., "SigLIP"
 (arXiv 2303.15343): each text on its own, sigmoid(cosine * scale + bias). The output is [1, D]: the same shape as a
-classifier's, so it takes ``text_embeddings`` in [model], or an output that is called an embedding.
+classifier's, so it takes ``text_embeddings`` in [model], or an output that is called an embedding. Hugging Face's exports also list
+the states of each patch, [1, patches, D], which are left aside; of several rows, ``image_embeds`` is taken, or
+``pooler_output``.
 """
 
 from __future__ import annotations
@@ -19,15 +21,26 @@ from edge_agent.models.base import Candidates, Family, Texts, Thresholds
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig
+_EMBEDDINGS = ("image_embeds", "pooler_output")
 _CLIP = ((122.7709, 116.7460, 104.0937), (68.5005, 66.6322, 70.3232))
+
+
+def _embedding(graph: GraphSpec) -> tuple[int, int] | None:
+    """Position and length of the embedding among the outputs."""
+    count = scores_of(graph)
+    if count is not None:
+        return 0, count
+    rows = {spec.name: index for index, spec in enumerate(graph.outputs) if len(spec.shape) == 2 and spec.shape[0] == 1 < spec.shape[1]}
+    index = next((rows[name] for name in _EMBEDDINGS if name in rows), None)
+    return None if index is None else (index, graph.outputs[index].shape[1])
 
 
 def recognise(graph: GraphSpec) -> str | None:
     """One row of numbers that is called an embedding."""
-    count = scores_of(graph)
-    if count is None or not ("embed" in graph.outputs[0].name.lower() or "feature" in graph.outputs[0].name.lower()):
+    found = _embedding(graph)
+    if found is None or not any(part in graph.outputs[found[0]].name.lower() for part in ("embed", "feature", "pooler")):
         return None
-    return f"one embedding of {count} numbers"
+    return f"one embedding of {found[1]} numbers"
 
 
 class ZeroShot(Family):
@@ -39,11 +52,11 @@ class ZeroShot(Family):
     input_format = InputFormat.normalised("RGB", "none", *_CLIP)
 
     def __init__(self, graph: GraphSpec) -> None:
-        count = scores_of(graph)
-        if count is None:
+        found = _embedding(graph)
+        if found is None:
             raise ValueError("not one embedding")
-        self._dimensions = count
-        self._spec = graph.outputs[0]
+        self._index, self._dimensions = found
+        self._spec = graph.outputs[self._index]
         self._texts: Texts | None = None
 
     def use_texts(self, texts: Texts) -> None:
@@ -59,7 +72,7 @@ class ZeroShot(Family):
 
     def decode(self, outputs: Sequence[Tensor], size: tuple[int, int], thresholds: Thresholds) -> Candidates:
         assert self._texts is not None  # the loader has seen to it
-        picture = dequantize(outputs[0].reshape(-1), self._spec)
+        picture = dequantize(outputs[self._index].reshape(-1), self._spec)
         length = np.float32(max(float(np.linalg.norm(picture)), 1e-12))
         logits: Floats = self._texts.embeddings @ (picture / length) * np.float32(self._texts.scale)
         return ranked(softmax(logits) if self._texts.bias is None else sigmoid(logits + self._texts.bias), thresholds)

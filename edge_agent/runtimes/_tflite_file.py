@@ -16,7 +16,7 @@ from pathlib import Path
 from edge_agent.runtimes.base import FileFacts, Normalisation
 
 _NAMES = {3: "Conv", 4: "DepthwiseConv", 6: "DequantizeLinear", 14: "Sigmoid", 25: "Softmax", 32: "Custom", 47: "Exp", 56: "ArgMax",
-          114: "QuantizeLinear"}  # fmt: skip
+          67: "ConvTranspose", 114: "QuantizeLinear"}  # fmt: skip
 """Builtin operators by the names that ONNX has for them, where a family asks for them."""
 _TYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8", 10: "float64", 17: "int4"}
 _CUSTOM = 32

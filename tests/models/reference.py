@@ -139,3 +139,55 @@ def fastestdet(grid: Sequence[Sequence[Sequence[float]]], size: tuple[int, int],
                 cx, cy = (x + math.tanh(cell[1])) / columns * size[0], (y + math.tanh(cell[2])) / rows * size[1]
                 found.append(Found(corners(cx, cy, sigmoid(cell[3]) * size[0], sigmoid(cell[4]) * size[1]), score, best - 5))
     return found
+
+
+YOLOV5_ANCHORS = [[(10, 13), (16, 30), (33, 23)], [(30, 61), (62, 45), (59, 119)], [(116, 90), (156, 198), (373, 326)]]
+YOLOV7_ANCHORS = [[(12, 16), (19, 36), (40, 28)], [(36, 75), (76, 55), (72, 146)], [(142, 110), (192, 243), (459, 401)]]
+
+
+def anchor_grid(
+    maps: Sequence[Sequence[Sequence[Sequence[Sequence[float]]]]], anchors: Sequence[Sequence[tuple[int, int]]], confidence: float
+) -> list[Found]:
+    """``maps``: for strides 8, 16 and 32 [anchor][row][column][number], logits."""
+    found = []
+    for level, one in enumerate(maps):
+        stride = 8 * 2**level
+        for anchor, rows in enumerate(one):
+            for y, row in enumerate(rows):
+                for x, numbers in enumerate(row):
+                    share = [sigmoid(number) for number in numbers]
+                    best = max(range(5, len(share)), key=share.__getitem__)
+                    if share[4] * share[best] >= confidence:
+                        width, height = ((2 * share[2 + i]) ** 2 * anchors[level][anchor][i] for i in (0, 1))
+                        box = corners((2 * share[0] - 0.5 + x) * stride, (2 * share[1] - 0.5 + y) * stride, width, height)
+                        found.append(Found(box, share[4] * share[best], best - 5))
+    return found
+
+
+def efficientdet_anchors(size: tuple[int, int], scale: float) -> list[Box]:
+    """Left, top, right, bottom, one by one: section 4 of the paper (arXiv 1911.09070), with three sizes and three shapes a cell."""
+    found = []
+    for level in range(3, 8):
+        rows, columns = math.ceil(size[1] / 2**level), math.ceil(size[0] / 2**level)
+        high, wide = size[1] / rows, size[0] / columns
+        for y in range(rows):
+            for x in range(columns):
+                for octave in (0, 1, 2):
+                    for aspect_x, aspect_y in ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4)):
+                        growth = scale * 2 ** (octave / 3)
+                        found.append(corners((x + 0.5) * wide, (y + 0.5) * high, growth * wide * aspect_x, growth * high * aspect_y))
+    return found
+
+
+def efficientdet(
+    steps: Sequence[Sequence[float]], scores: Sequence[Sequence[float]], anchors: Sequence[Box], confidence: float
+) -> list[Found]:
+    """``scores`` are probabilities, all of them of something."""
+    found = []
+    for (ty, tx, th, tw), row, (left, top, right, bottom) in zip(steps, scores, anchors, strict=True):
+        best = max(range(len(row)), key=row.__getitem__)
+        if row[best] >= confidence:
+            wide, high = right - left, bottom - top
+            box = corners((left + right) / 2 + tx * wide, (top + bottom) / 2 + ty * high, math.exp(tw) * wide, math.exp(th) * high)
+            found.append(Found(box, row[best], best))
+    return found

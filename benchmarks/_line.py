@@ -124,7 +124,7 @@ class MeteredSource(Source):
     """Notes what reading costs; reads FFmpeg's own threads while they still live."""
 
     def __init__(self, source: Source, meter: StageMeter) -> None:
-        self.live = source.live
+        self.live, self.unpaced = source.live, source.unpaced
         self.decoder_threads_s = 0.0
         self.read_at: list[float] = []
         self._source, self._meter = source, meter

@@ -66,7 +66,9 @@ class Capture:
         self.source = source
         """The present one."""
         self.every = camera.settings.mode == "every" or (camera.settings.mode == "auto" and not source.live)
-        depth = FILE_DEPTH if self.every and source.unpaced else 1
+        self.unpaced = self.every and source.unpaced
+        """Throughput counts here, and not the age of a frame."""
+        depth = FILE_DEPTH if self.unpaced else 1
         self.slot = Slot(SlotPolicy(self.every, depth, camera.settings.max_fps), wake)
         self.captured_rate = RateMeter()
         self.status = CaptureStatus(isolation=_isolation(source))
@@ -305,16 +307,13 @@ class Capture:
             changed = self._come_online(reading, now)
             if now < self._wanted_at or self.slot.muted:
                 self._hint(now)
-        self._say(changed)
-        with self._wake:
-            self._only_present(reader)
-            frame = Frame(self.camera.id, self._next_frame_id, reading.image, captured_at, captured_utc, reading.pts_s)
-            self._next_frame_id += 1
-            if self._paused and not self.every:
-                self.slot.pass_by("paused")
-            else:
-                self.slot.put(frame)
-            self._last_asked = time.monotonic()
+            if not changed:
+                self._put(reading, captured_at, captured_utc)
+        if changed:  # told of before its first frame is
+            self._on_change(self)
+            with self._wake:
+                self._only_present(reader)
+                self._put(reading, captured_at, captured_utc)
 
     def unreadable(self, reader: Reader, error: FrameUnreadable, left_out: int) -> None:
         with self._wake:
@@ -365,6 +364,15 @@ class Capture:
         self._say(changed)
 
     # -- with the lock held ---------------------------------------------------------------------------------------------
+
+    def _put(self, reading: Reading, captured_at: float, captured_utc: float) -> None:
+        frame = Frame(self.camera.id, self._next_frame_id, reading.image, captured_at, captured_utc, reading.pts_s)
+        self._next_frame_id += 1
+        if self._paused and not self.every:
+            self.slot.pass_by("paused")
+        else:
+            self.slot.put(frame)
+        self._last_asked = time.monotonic()
 
     def _only_present(self, reader: Reader) -> None:
         if reader is not self._reader:

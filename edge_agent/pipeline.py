@@ -6,10 +6,11 @@ before they are published.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edge_agent.errors import ModelError
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 MAX_ERRORS_IN_A_ROW = 30
 STAGES = ("wait", "preprocess", "infer", "postprocess")
+TOLD_TOGETHER = 8
+"""Results of a file that is read as fast as it can be, which become events in one go. An inference leaves nothing of what came
+before it in the processor's caches: one event after each costs 0.15 ms, eight in a row cost 0.03 ms each."""
 
 
 @dataclass
@@ -34,6 +38,9 @@ class CameraFlow:
     sent: int = 0
     next_ticket: int = 0
     waiting: dict[int, tuple[Job, Prediction | None]] = field(default_factory=dict)
+    """Results of frames before which another is still being inferred."""
+    settled: list[tuple[Job, Prediction | None]] = field(default_factory=list)
+    """Results in order that are not told yet."""
     served_rate: RateMeter = field(default_factory=RateMeter)
     latency: Window = field(default_factory=Window)
 
@@ -95,23 +102,42 @@ class Pipeline:
         self.finished.set()
 
     def _lane(self, index: int, model: Model) -> None:
-        try:
-            while not self._stopping.is_set():
-                self.ticks[index] += 1
-                if not self._has_room():
-                    continue
-                job = self._scheduler.take(lane=index)
-                if job is not None:
-                    self._commit(job, self._infer(model, job))
-                elif self._scheduler.finished():
-                    break
-        except Exception as error:  # whatever it is, the process must not go on as if frames were served
-            log.debug("lane failed", exc_info=True)
-            self.failure = error
+        with self._noting_failure():
+            self._work(index, model)
+        with self._noting_failure():
+            self._tell_all()
         with self._committed:
             self._running -= 1
             if self._running == 0 or self.failure is not None:
                 self.finished.set()
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever it is, the process must not go on as if frames were served
+            log.debug("lane failed", exc_info=True)
+            self.failure = self.failure or error
+
+    def _work(self, index: int, model: Model) -> None:
+        while not self._stopping.is_set():
+            self.ticks[index] += 1
+            if not self._has_room():
+                self._tell_all()
+                continue
+            job = self._next_job(index)
+            if job is not None:
+                self._commit(job, self._infer(model, job))
+            elif self._scheduler.finished():
+                break
+
+    def _next_job(self, lane: int) -> Job | None:
+        """Without a frame that waits there is time to tell of those that are done."""
+        job = self._scheduler.take(0.0, lane=lane)
+        if job is None:
+            self._tell_all()
+            job = self._scheduler.take(lane=lane)
+        return job
 
     def _has_room(self) -> bool:
         """Whether few enough results wait for an earlier frame; one lane that is slow must not let them pile up."""
@@ -138,8 +164,20 @@ class Pipeline:
             flow.waiting[job.ticket] = (job, prediction)
             while (ready := flow.waiting.pop(flow.next_ticket, None)) is not None:
                 flow.next_ticket += 1
-                self._emit(flow, *ready)
+                flow.settled.append(ready)
+            if len(flow.settled) >= (TOLD_TOGETHER if job.capture.unpaced else 1):
+                self._tell(flow)
             self._committed.notify_all()
+
+    def _tell_all(self) -> None:
+        with self._committed:
+            for flow in self.flows.values():
+                self._tell(flow)
+
+    def _tell(self, flow: CameraFlow) -> None:
+        for job, prediction in flow.settled:
+            self._emit(flow, job, prediction)
+        flow.settled.clear()
 
     def _emit(self, flow: CameraFlow, job: Job, prediction: Prediction | None) -> None:
         if prediction is None:

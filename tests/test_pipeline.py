@@ -16,7 +16,7 @@ from edge_agent.errors import EndOfStream, ModelError
 from edge_agent.events import Message, ModelInfo
 from edge_agent.image import BgrImage, Image
 from edge_agent.models.base import Prediction, Thresholds, Timings
-from edge_agent.pipeline import MAX_ERRORS_IN_A_ROW, Pipeline, PipelineContext
+from edge_agent.pipeline import MAX_ERRORS_IN_A_ROW, TOLD_TOGETHER, Pipeline, PipelineContext
 from edge_agent.scheduler import Scheduler
 from edge_agent.sources.base import Reading, Source, StreamInfo
 from tests.conftest import make_config, wait_until
@@ -29,14 +29,16 @@ class Numbered(Source):
 
     live = False
 
-    def __init__(self, frames: int) -> None:
-        self._numbers = iter(range(frames))
+    def __init__(self, frames: int, *, unpaced: bool = False, gates: dict[int, threading.Event] | None = None) -> None:
+        self._numbers, self.unpaced, self._gates = iter(range(frames)), unpaced, gates or {}
 
     def open(self) -> StreamInfo:
         return StreamInfo(4, 2, None, "none")
 
     def read(self) -> Reading:
         number = next(self._numbers, None)
+        if number in self._gates:
+            assert self._gates[number].wait(10)
         if number is None:
             raise EndOfStream
         return Reading(BgrImage(np.full((2, 4, 3), number % 256, np.uint8)), 0.0)
@@ -65,11 +67,11 @@ class ScriptedModel:
 class Line:
     """A pipeline over one scripted camera."""
 
-    def __init__(self, frames: int, *lanes: ScriptedModel) -> None:
+    def __init__(self, frames: int | Numbered, *lanes: ScriptedModel) -> None:
         self.messages: list[Message] = []
         wake = threading.Condition()
         config = make_config({"cameras": [{"id": "c", "source": "x.mp4"}]})
-        self.capture = Capture(config.cameras[0], Numbered(frames), wake)
+        self.capture = Capture(config.cameras[0], Numbered(frames) if isinstance(frames, int) else frames, wake)
         blocks = iter(range(0, 10_000, 7))
         context = PipelineContext(
             "dev",
@@ -133,6 +135,24 @@ def test_a_slow_lane_is_waited_for_before_the_end() -> None:
         gates[4].set()
         assert line.pipeline.finished.wait(10)
     assert [e["frame_id"] for e in line.events] == list(range(5))
+
+
+def test_results_of_a_file_are_told_together_but_never_later_than_there_is_nothing_else_to_do() -> None:
+    gates = {TOLD_TOGETHER + 3: threading.Event()}
+    with Line(Numbered(40, unpaced=True, gates=gates), ScriptedModel()) as line:
+        wait_until(lambda: len(line.messages) == TOLD_TOGETHER + 3)  # the last three, with no fourth in sight
+        assert line.capture.snapshot().served == TOLD_TOGETHER + 3
+        gates[TOLD_TOGETHER + 3].set()
+        assert line.pipeline.finished.wait(10)
+    assert [e["frame_id"] for e in line.events] == list(range(40))
+    assert line.capture.snapshot().served == 40
+
+
+def test_results_that_wait_to_be_told_are_told_before_a_failure_ends_the_pipeline() -> None:
+    failing: dict[int, Exception] = {n: ModelError("broken for good") for n in range(3, 100)}
+    with Line(Numbered(100, unpaced=True), ScriptedModel(failing)) as line:
+        assert line.pipeline.finished.wait(10)
+    assert [e["frame_id"] for e in line.events] == [0, 1, 2]
 
 
 def test_a_lane_that_hangs_lets_only_a_few_results_pile_up_and_every_frame_is_accounted_for() -> None:

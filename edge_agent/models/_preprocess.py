@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -63,16 +64,24 @@ class Placement:
         """Boxes of the input as boxes of the source picture, clipped to it."""
         if len(xyxy) == 0:
             return xyxy
-        offset = np.array([self.left, self.top] * 2, np.float32)
-        factor = np.array([image.width / self.width, image.height / self.height] * 2, np.float32)
-        limit = np.array([image.width, image.height] * 2, np.float32)
-        boxes: NDArray[np.float32] = np.minimum(np.maximum((xyxy - offset) * factor, np.float32(0)), limit)
-        return boxes
+        factor, offset, limit = _mapping(self, image.width, image.height)
+        boxes: NDArray[np.float32] = xyxy * factor
+        boxes += offset
+        np.maximum(boxes, np.float32(0), out=boxes)
+        return np.minimum(boxes, limit, out=boxes)
 
     def points_to_source(self, points: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
         """Points [..., 3] of the input (x, y, score) as points of the source picture, not clipped."""
         factor = np.array([image.width / self.width, image.height / self.height, 1], np.float32)
         return (points - np.array([self.left, self.top, 0], np.float32)) * factor
+
+
+@lru_cache(maxsize=64)
+def _mapping(at: Placement, width: int, height: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Factor, offset and limit [4] of boxes in a source picture of that size; kept, as small arrays cost more than their arithmetic."""
+    factor = np.array([width / at.width, height / at.height] * 2)
+    offset = -np.array([at.left, at.top] * 2) * factor
+    return factor.astype(np.float32), offset.astype(np.float32), np.array([width, height] * 2, np.float32)
 
 
 class Preprocessor:

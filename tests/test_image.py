@@ -171,6 +171,59 @@ def test_a_reduced_jpeg_looks_like_the_whole_one(width: int, height: int, order:
     assert mean_error(image.resized(width, height, order), reference(picture, width, height, order)) < 6
 
 
+def without_huffman_tables(data: bytes) -> bytes:
+    """As most webcams send it: the tables of ITU-T T.81, annex K, are meant (and those are what OpenCV writes)."""
+    kept, position = data[:2], 2
+    while data[position + 1] != 0xDA:
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        kept += b"" if data[position + 1] == 0xC4 else data[position:end]
+        position = end
+    return kept + data[position:]
+
+
+FLAVOURS = {
+    "4:2:0": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420],
+    "4:2:2": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422],
+    "4:4:0": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440],
+    "4:4:4": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+    "4:1:1": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411],
+    "progressive": [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
+    "restart markers": [cv2.IMWRITE_JPEG_RST_INTERVAL, 4],
+    "no Huffman tables": [],
+    "grey": [],
+}
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("target", [(320, 180), (416, 234), (640, 360), (160, 90)])
+def test_every_flavour_of_jpeg_at_reduced_scale_is_what_a_whole_decode_gives(flavour: str, target: tuple[int, int]) -> None:
+    picture = scene(1280, 720)
+    source = np.ascontiguousarray(picture[:, :, 1]) if flavour == "grey" else picture
+    data = cv2.imencode(".jpg", source, [cv2.IMWRITE_JPEG_QUALITY, 95, *FLAVOURS[flavour]])[1].tobytes()
+    if flavour == "no Huffman tables":
+        data = without_huffman_tables(data)
+        assert b"\xff\xc4" not in data[: data.index(b"\xff\xda")]
+    whole = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+    found = JpegImage(data, 1280, 720).resized(*target, "RGB")
+    expected = reference(whole, *target, "RGB")
+    grey, expected_grey = (np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8) for pixels in (found, expected))
+    assert mean_error(grey, expected_grey) < 1.6
+    # libjpeg repeats chroma instead of averaging it where a pixel of it is wider than high: at 1/8 for 4:2:2, at 1/4 for 4:1:1.
+    coarse = target == (160, 90) or flavour == "4:1:1"
+    assert mean_error(found, expected) < (8 if coarse else 1.6)
+
+
+def test_a_marked_object_stays_where_it_was_at_every_scale() -> None:
+    """A scaled decode must not shift the picture: detections are told in pixels of the source."""
+    picture = np.zeros((1080, 1920, 3), np.uint8)
+    picture[400:600, 1000:1400] = 255
+    for width, height in ((1920, 1080), (640, 360), (416, 234), (320, 180), (200, 112)):
+        found = JpegImage(jpeg(picture), 1920, 1080).resized(width, height, "RGB")[:, :, 0].astype(np.float64)
+        ys, xs = np.mgrid[0:height, 0:width]
+        centre = ((xs + 0.5) * found).sum() / found.sum() * 1920 / width, ((ys + 0.5) * found).sum() / found.sum() * 1080 / height
+        assert np.abs(np.subtract(centre, (1200, 500))).max() < 2
+
+
 def test_a_jpeg_already_decoded_in_full_is_not_decoded_again() -> None:
     image = JpegImage(jpeg(scene(320, 180)), 320, 180)
     whole = image.bgr()

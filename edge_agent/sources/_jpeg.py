@@ -8,7 +8,7 @@ _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
-def jpeg_size(data: bytes) -> tuple[int, int]:
+def jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
     """Width and height, from the frame header (ITU-T T.81, B.2.2). Raises ValueError where there is none."""
     if data[:2] != b"\xff\xd8":
         raise ValueError("it does not begin like a JPEG")

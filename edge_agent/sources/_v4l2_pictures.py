@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.image import BgrImage, Colours, Image, JpegImage, PlanarImage, YuyvImage
+from edge_agent.sources._jpeg import jpeg_size
 from edge_agent.sources._v4l2 import PictureFormat
 from edge_agent.sources._v4l2_modes import COMPRESSED
 from edge_agent.sources.base import FrameUnreadable
@@ -32,9 +33,10 @@ def picture(given: PictureFormat, planes: Sequence[Plane]) -> Image:
     width, height = given.width, given.height
     data = planes[0]
     if given.fourcc in COMPRESSED:
-        if data.size < 4 or data[0] != 0xFF or data[1] != 0xD8:
-            raise FrameUnreadable(f"{data.size} bytes that are no JPEG")
-        return JpegImage(data, width, height)
+        try:  # its own size: there are cameras whose JPEGs are some lines higher than what was negotiated
+            return JpegImage(data, *jpeg_size(memoryview(data)))
+        except ValueError as error:
+            raise FrameUnreadable(f"{data.size} bytes that are no JPEG: {error}") from None
     bytes_a_line = width * _BYTES.get(given.fourcc, 1)
     line = max(given.planes[0][0], bytes_a_line)
     rows = _rows(data, line, height, bytes_a_line)

@@ -91,6 +91,13 @@ def test_jpeg_is_not_decoded_and_what_is_none_is_refused() -> None:
             picture(form, (np.frombuffer(data, np.uint8),))
 
 
+def test_a_jpeg_has_the_size_that_it_says_and_not_the_one_negotiated() -> None:
+    encoded = cv2.imencode(".jpg", np.zeros((HEIGHT + 8, WIDTH, 3), np.uint8))[1]
+    found = picture(PictureFormat("MJPG", WIDTH, HEIGHT), (encoded.reshape(-1),))
+    assert (found.width, found.height) == (WIDTH, HEIGHT + 8)
+    assert found.bgr().shape == (HEIGHT + 8, WIDTH, 3)
+
+
 @pytest.mark.parametrize(
     ("colorspace", "encoding", "quantization", "expected"),
     [

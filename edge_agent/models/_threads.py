@@ -89,7 +89,7 @@ def opened(
     started = clock()
     first = open_model(kept.threads, kept.spin) if kept else open_model(1, False)  # an answer for another library is seen only then
     opening_s = clock() - started
-    if first.spec.accelerator.startswith(_ELSEWHERE):
+    if first.spec.accelerator.startswith(_ELSEWHERE) and not first.spec.accelerator.endswith("(CPU)"):  # as OpenVINO may be
         return first, Choice(1, False, f"{first.spec.accelerator} does the work")
     if kept and version == first.spec.runtime:
         return first, kept

@@ -1,6 +1,7 @@
 """ONNX Runtime's execution providers: which are tried, with which options, and where what they compile is kept.
 
-Source: onnxruntime.ai, the pages of each provider. Only the CPU's has been run here; the others are written from those pages.
+Source: onnxruntime.ai, the pages of each provider. The CPU's and OpenVINO's on a CPU have been run here; the others are written from
+those pages.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from edge_agent.errors import ConfigError
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
 OPENVINO, ACL, XNNPACK = "OpenVINOExecutionProvider", "ACLExecutionProvider", "XnnpackExecutionProvider"
 PREFERENCE = (TENSORRT, CUDA, OPENVINO, ACL, XNNPACK, CPU)
+Entry = tuple[str, dict[str, str]]
+"""A provider and its options."""
 BUILD_S = 1800.0
 """TensorRT takes minutes for a detector on a small Jetson; half an hour is beyond all that was reported."""
 _COMPLETE = "complete"
@@ -56,8 +59,27 @@ def options_for(name: str, threads: int, precision: str, cache: Path | None) -> 
         return {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
     if name == OPENVINO:
         kept = {} if cache is None else {"cache_dir": str(cache)}
-        return {"device_type": "AUTO:GPU,CPU", "num_of_threads": str(threads)} | kept
+        return {"device_type": "CPU", "num_of_threads": str(threads)} | kept
     return {"intra_op_num_threads": str(threads)} if name == XNNPACK else {}
+
+
+def attempts(names: Sequence[str], threads: int, precision: str, cache: Path | None, root: Path = Path("/")) -> list[Entry]:
+    """What is tried, in order: each provider with its options; OpenVINO on a GPU first, where the machine has a node for one.
+
+    OpenVINO's own choice of a device (``AUTO``) is no help: without a GPU, "AUTO:GPU,CPU" does not start, and "AUTO" does nothing.
+    """
+    found: list[Entry] = []
+    for name in names:
+        options = options_for(name, threads, precision, cache)
+        if name == OPENVINO and any((root / "dev/dri").glob("renderD*")):
+            found.append((name, options | {"device_type": "GPU"}))
+        found.append((name, options))
+    return found
+
+
+def following(entries: Sequence[Entry], place: int) -> list[Entry]:
+    """The attempt at ``place``, and what runs those parts of a graph that it cannot: the other providers that come after it."""
+    return [entries[place], *(entry for entry in entries[place + 1 :] if entry[0] != entries[place][0])]
 
 
 def session_threads(first: str, threads: int) -> int:

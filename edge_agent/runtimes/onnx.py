@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelError
-from edge_agent.runtimes import _onnx_file, _onnx_reopen, _providers
+from edge_agent.runtimes import _onnx_binding, _onnx_file, _onnx_reopen, _providers
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,9 @@ class OnnxRuntime(Runtime):
         facts = read_facts(context.path)
         precision = _precision(context.path, facts)
         self._own_size: tuple[int, int] | None = None
-        self._fixed: dict[str, Tensor] = {}
+        self._ort, self._fixed = ort, dict[str, Tensor]()
+        self._binding: _onnx_binding.Binding | None = None
+        self._is_met = False
         with contextlib.ExitStack() as stack:
             cache = _engine_cache(stack, context, names, (ort.__version__, precision))
             loader = _Loader(ort, context, names, precision, cache)
@@ -64,7 +66,7 @@ class OnnxRuntime(Runtime):
                     f"{context.path} is not a model that ONNX Runtime {ort.__version__} can run: {_reason(error, facts)}"
                 ) from None
             self._reopen(context, loader.load)
-            self.spec = self._describe(ort, context, facts)
+            self.spec = replace(self._describe(ort, context, facts), accelerator=loader.accelerator)
             self._input = self.spec.inputs[0].name
             self._outputs = [output.name for output in self.spec.outputs]
             if cache is not None and len(self.spec.inputs) == 1:  # whatever is compiled at the first inference only is, too
@@ -128,14 +130,29 @@ class OnnxRuntime(Runtime):
     def fix(self, name: str, value: Tensor) -> None:
         if name not in [spec.name for spec in self.spec.inputs[1:]]:
             super().fix(name, value)
-        self._fixed[name] = value
+        self._fixed[name], self._binding, self._is_met = value, None, False
 
     def infer(self, tensor: Tensor) -> Sequence[Tensor]:
+        if self._binding is not None:
+            try:
+                return self._binding.run(self._input, tensor)
+            except Exception as error:  # sizes that are others than the graph states: then without
+                log.debug("not bound any more reason=%r", _first_line(error))
+                self._binding = None
         try:
             outputs: list[Tensor] = self._session.run(self._outputs, {self._input: tensor, **self._fixed})
         except Exception as error:
             raise ModelError(f"inference failed: {_first_line(error)}") from None
+        if not self._is_met:
+            self._is_met = True
+            self._bind(outputs)
         return outputs
+
+    def _bind(self, outputs: Sequence[Tensor]) -> None:
+        """The first outputs are the buffers of all that follow, where the graph states their sizes."""
+        with contextlib.suppress(Exception):  # a library that cannot is used as before
+            if _onnx_binding.fits([node.shape for node in self._session.get_outputs()], outputs):
+                self._binding = _onnx_binding.Binding(self._ort, self._session, self._outputs, outputs, self._fixed)
 
 
 class _Loader:
@@ -146,14 +163,16 @@ class _Loader:
     ) -> None:
         self._ort, self._context, self._cache = ort, context, cache
         folder = None if cache is None else cache.folder
-        self._entries = [(name, _providers.options_for(name, context.threads, precision, folder)) for name in names]
+        self._entries = _providers.attempts(names, context.threads, precision, folder)
+        self.accelerator = ""
+        """What runs the last session that was loaded."""
 
     def load(self, model: str | bytes) -> Any:
         """Raises what the library raises for the last of the providers."""
         if self._cache is not None and self._cache.fresh:
             log.warning("compiling the model for this machine, which takes minutes once model=%s", self._context.path)
             self._context.announce("compiling the model for this machine", _providers.BUILD_S)
-        for place, (name, _) in enumerate(self._entries):
+        for place, (name, options) in enumerate(self._entries):
             try:
                 session = self._attempt(model, place)
             except Exception as error:
@@ -165,7 +184,11 @@ class _Loader:
             if self._cache is not None:
                 self._cache.used = _providers.TENSORRT in runs
             if name not in runs:  # the library leaves out what cannot load its own libraries, without a word
+                if self._entries[place + 1 : place + 2] and self._entries[place + 1][0] == name:
+                    continue  # on another device
                 log.warning("provider cannot be used: are its libraries installed? provider=%s instead=%s", name, runs[0])
+            device = options.get("device_type") if runs[0] == name else None
+            self.accelerator = f"{runs[0]} ({device})" if device else runs[0]
             return session
         raise ModelError("no execution provider is left")
 
@@ -187,7 +210,7 @@ class _Loader:
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._context.spin else "0")
         # without the library's own fallback, which prints to stdout
-        return self._ort.InferenceSession(model, options, providers=self._entries[place:], enable_fallback=0)
+        return self._ort.InferenceSession(model, options, providers=_providers.following(self._entries, place), enable_fallback=0)
 
 
 def _engine_cache(
@@ -211,7 +234,9 @@ def _library() -> Any:
         import onnxruntime
     except ImportError as error:
         raise ConfigError(f"running .onnx models needs the package onnxruntime: pip install onnxruntime ({error})") from None
-    return onnxruntime
+    library: Any = onnxruntime
+    library.set_default_logger_severity(4)  # what matters of it comes as an exception too, and is told in our words
+    return library
 
 
 def read_facts(path: Path) -> FileFacts | None:

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import importlib
 import importlib.metadata
+import json
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -62,6 +63,7 @@ class TfliteRuntime(Runtime):
         )
         self._input = inputs[0]["index"]
         self._outputs = [output["index"] for output in outputs]
+        self._buffers = [np.empty(tuple(output["shape"]), output["dtype"]) for output in outputs]
 
     def _fix_size(self, context: RuntimeContext) -> None:
         """Open sizes, which the interpreter would take for 1. Raises ConfigError where nobody says what they are."""
@@ -77,9 +79,17 @@ class TfliteRuntime(Runtime):
         try:
             self._interpreter.set_tensor(self._input, tensor)
             self._interpreter.invoke()
-            return [self._interpreter.get_tensor(index) for index in self._outputs]
+            return [self._output(place, index) for place, index in enumerate(self._outputs)]
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"inference failed: {error}") from None
+
+    def _output(self, place: int, index: int) -> Tensor:
+        """In a buffer that is allocated once. The library's own memory must not be held while it infers."""
+        stored = self._interpreter.tensor(index)()
+        if stored.shape != self._buffers[place].shape:  # sizes that depend on what is seen
+            self._buffers[place] = np.empty(stored.shape, stored.dtype)
+        np.copyto(self._buffers[place], stored)
+        return self._buffers[place]
 
 
 def _library(wanted: str | None) -> tuple[Any, str]:
@@ -153,10 +163,10 @@ def _associated_files(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     for name, text in texts.items():
         if "meta" in name:
             with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-                found = ast.literal_eval(text)
+                found = json.loads(text) if name.endswith(".json") else ast.literal_eval(text)
                 if isinstance(found, dict) and isinstance(found.get("names"), dict):
-                    names = found["names"]
-                    return {str(k): str(v) for k, v in found.items()}, tuple(str(names.get(i, i)) for i in range(len(names)))
+                    names = {str(number): str(label) for number, label in found["names"].items()}  # JSON's keys are texts
+                    return {str(k): str(v) for k, v in found.items()}, tuple(names.get(str(i), str(i)) for i in range(len(names)))
     labels = next((text for name, text in texts.items() if name.endswith(".txt")), "")
     return {}, tuple(line.strip() for line in labels.splitlines())
 

@@ -53,9 +53,23 @@ def test_options_of_each_provider(tmp_path: Path) -> None:
     assert _providers.options_for(TENSORRT, 2, "float32", None) == {"trt_fp16_enable": "1", "trt_int8_enable": "0"}
     assert _providers.options_for(CUDA, 2, "int8", None)["arena_extend_strategy"] == "kSameAsRequested"
     assert _providers.options_for(OPENVINO, 3, "int8", tmp_path)["cache_dir"] == str(tmp_path)
+    assert _providers.options_for(OPENVINO, 3, "int8", None) == {"device_type": "CPU", "num_of_threads": "3"}
     assert _providers.options_for(XNNPACK, 3, "int8", None) == {"intra_op_num_threads": "3"}
     assert _providers.options_for(CPU, 3, "int8", None) == {}
     assert (_providers.session_threads(XNNPACK, 3), _providers.session_threads(CPU, 3)) == (1, 3)
+
+
+def test_openvino_is_tried_on_a_gpu_only_where_there_is_one(tmp_path: Path) -> None:
+    def tried() -> list[tuple[str, str | None]]:
+        entries = _providers.attempts((OPENVINO, XNNPACK, CPU), 2, "float32", None, tmp_path)
+        return [(name, options.get("device_type")) for name, options in entries]
+
+    assert tried() == [(OPENVINO, "CPU"), (XNNPACK, None), (CPU, None)]
+    (tmp_path / "dev/dri").mkdir(parents=True)
+    (tmp_path / "dev/dri/renderD128").touch()
+    assert tried() == [(OPENVINO, "GPU"), (OPENVINO, "CPU"), (XNNPACK, None), (CPU, None)]
+    entries = _providers.attempts((OPENVINO, XNNPACK, CPU), 2, "float32", None, tmp_path)
+    assert [name for name, _ in _providers.following(entries, 0)] == [OPENVINO, XNNPACK, CPU]  # each once
 
 
 def test_a_machine_is_read_from_its_files(tmp_path: Path) -> None:

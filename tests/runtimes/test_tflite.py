@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +42,15 @@ def test_lines_of_others_survive_the_silence(capfd: pytest.CaptureFixture[str]) 
     with tflite._quiet_stderr():
         os.write(2, b"level=warning camera lost\nINFO: Created TensorFlow Lite XNNPACK delegate for CPU.\nlast")
     assert capfd.readouterr().err == "level=warning camera lost\nlast"
+
+
+@pytest.mark.tflite
+@pytest.mark.parametrize(("name", "write"), [("metadata.json", json.dumps), ("temp_meta.txt", repr)])
+def test_ultralytics_metadata_are_read_in_both_of_their_forms(tmp_path: Path, name: str, write: Callable[[object], str]) -> None:
+    shutil.copy(MODEL, tmp_path / "m.tflite")
+    said = {"task": "detect", "imgsz": [640, 480], "names": {0: "cat", 1: "dog"}, "args": {"nms": False}}
+    with zipfile.ZipFile(tmp_path / "m.tflite", "a") as archive:
+        archive.writestr(name, write(said))
+    spec = tflite.build(RuntimeContext(tmp_path / "m.tflite", 1), tflite.Config()).spec
+    assert spec.labels == ("cat", "dog")
+    assert (spec.metadata["task"], spec.metadata["imgsz"]) == ("detect", "[640, 480]")

@@ -33,7 +33,7 @@ from edge_agent.demo import clip_path
 from edge_agent.errors import EndOfStream
 from edge_agent.image import Image, JpegImage, Pixels, PlanarImage, YuyvImage
 from edge_agent.plugins import PluginKinds
-from edge_agent.scheduler import EARLY
+from edge_agent.scheduler import Scheduler
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
 from edge_agent.sources.base import Reading, Source, StreamInfo
 
@@ -241,7 +241,7 @@ def measure_skipping(folder: Path, seconds: float) -> Iterator[Row]:
 
 
 def _every_sixth(clip: Path, seconds: float, fps: float = 30.0) -> tuple[int, int, int]:
-    """Served, decoded and captured frames of a stream at ``fps`` with a model that takes 6 intervals less a little."""
+    """Served, decoded and captured frames of a stream at ``fps`` with a model that takes 6 intervals."""
     service_s = 6 / fps
     made: list[FfmpegSource] = []
 
@@ -255,16 +255,15 @@ def _every_sixth(clip: Path, seconds: float, fps: float = 30.0) -> tuple[int, in
     with contextlib.closing(Sender(clip, fps)) as sender:
         wake = threading.Condition()
         capture = capture_of(config.cameras[0], factory, wake)
+        scheduler = Scheduler([capture], wake)
         capture.start()
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            with wake:
-                wake.wait_for(lambda: capture.ready_at() is not None, 1.0)
-                now = time.monotonic()
-                if capture.take(now) is None:
-                    continue
-                capture.expect(now + EARLY * service_s)  # as the scheduler does
-            time.sleep(max(0.0, now + service_s - time.monotonic()))
+            job = scheduler.take()
+            if job is None:
+                continue
+            time.sleep(max(0.0, job.taken_at + service_s - time.monotonic()))
+            capture.served()
             served += 1
             if served == 0:
                 settle = (capture.snapshot().captured, made[0].decoded_total)

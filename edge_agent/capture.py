@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from edge_agent.camera_state import CameraState, CaptureStatus
-from edge_agent.config import CameraConfig
+from edge_agent.config import CameraConfig, CameraSettings
 from edge_agent.errors import EndOfStream, SourceBroken, SourceError, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
 from edge_agent.reader import Call, Reader, Superseded
@@ -39,8 +39,6 @@ SELDOM = frozenset({SourceErrorCode.AUTH_FAILED, SourceErrorCode.TLS, SourceErro
 """Cameras lock out whoever fails to log in a few times; a call that hangs costs a thread or a process."""
 MOST_LEFT_BEHIND = 3
 """Threads of one camera that hang at the same time, before it waits for one of them to come back."""
-UNEVEN = 1.05
-"""Usual intervals before a frame is taken, in which one almost surely comes."""
 HINT_S = 1.0
 """A source is told to leave out frames for so long at most, so that ``read`` comes back while the model is busy."""
 
@@ -69,7 +67,7 @@ class Capture:
         self.unpaced = self.every and source.unpaced
         """Throughput counts here, and not the age of a frame."""
         depth = FILE_DEPTH if self.unpaced else 1
-        self.slot = Slot(SlotPolicy(self.every, depth, camera.settings.max_fps), wake)
+        self.slot = Slot(_policy(camera.settings, self.every, depth), wake)
         self.captured_rate = RateMeter()
         self.status = CaptureStatus(isolation=_isolation(source))
         self._wake = wake
@@ -80,7 +78,7 @@ class Capture:
         self._last_asked: float | None = None
         self._hearer: Source | None = source
         """Who is told which frames are wanted; nobody while the present source hangs."""
-        self._wanted_at = self._hint_until = 0.0
+        self._wanted_at = self._hint_until = self._cheaper_by = 0.0
         self._stopping = self._paused = False
         self._next_frame_id = 0
         self._left_behind: list[Reader] = []
@@ -116,21 +114,27 @@ class Capture:
         """Nothing more will come, and nothing is waiting."""
         return self.status.state is CameraState.ENDED and not self.slot
 
-    def ready_at(self) -> float | None:
+    def ready_at(self, now: float | None = None) -> float | None:
         """Monotonic time from when a frame may be taken; None when none waits. Call with the wake lock held."""
-        return self.slot.ready_at()
+        return self.slot.ready_at(now)
+
+    def deadline(self) -> float:
+        """Monotonic time when the frame that waits becomes stale. Call with the wake lock held."""
+        return self.slot.deadline()
 
     def take(self, now: float) -> Frame | None:
         """The waiting frame, which is then in the caller's hands. Call with the wake lock held."""
         return self.slot.take(now)
 
-    def expect(self, at: float, now: float | None = None) -> None:
+    def expect(self, at: float, now: float | None = None, *, cheaper_by: float = 0.0) -> None:
         """The next frame will be taken at ``at``, no sooner: the source may spare itself all but the last one before that.
 
-        Call with the wake lock held.
+        One that costs less to decode is waited for until ``cheaper_by``. Call with the wake lock held.
         """
         if not self.every:
-            self._wanted_at = max(at, self.slot.due) - UNEVEN * self._rhythm.usual_s
+            # In the longest of the usual intervals before, one almost surely comes.
+            self._wanted_at = max(at, self.slot.due) - self._rhythm.usual_s
+            self._cheaper_by = max(cheaper_by, self.slot.due) if cheaper_by else 0.0
             self._hint(time.monotonic() if now is None else now)
 
     def served(self) -> None:
@@ -417,7 +421,7 @@ class Capture:
         wanted_at = float("inf") if self.slot.muted else self._wanted_at
         self._hint_until = min(wanted_at, now + HINT_S)
         if self._hearer is not None:
-            self._hearer.skip_until(self._hint_until)
+            self._hearer.skip_until(self._hint_until, self._cheaper_by)
 
     def _enter(self, state: CameraState) -> bool:
         """Several threads change the state: the reader, the one that watches, and those that command."""
@@ -439,6 +443,13 @@ class Capture:
 def _without_credentials(error: SourceError) -> None:
     """It will be published, and may hold what a library, or a function of the user's, says of an address."""
     error.args = (redact(str(error)),)
+
+
+def _policy(camera: CameraSettings, every: bool, depth: int) -> SlotPolicy:
+    staleness_s = None if camera.staleness_ms is None else camera.staleness_ms / 1e3
+    if camera.max_fps is not None:
+        return SlotPolicy(every, depth, 1 / camera.max_fps, "max_fps", staleness_s)
+    return SlotPolicy(every, depth, camera.interval_s, "interval", staleness_s)
 
 
 def _isolation(source: Source) -> Literal["thread", "process"]:

@@ -56,6 +56,8 @@ Host = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_host)
 BaseTopic = Annotated[str, AfterValidator(_base_topic)]
 Count = Annotated[int, BeforeValidator(not_bool), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, BeforeValidator(not_bool), Field(ge=0.01, le=100, allow_inf_nan=False)]
 Rate = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1)]
 Deviation = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
@@ -209,6 +211,12 @@ class CameraSettings(Table):
     """"freshest": the newest frame whenever the model is free (live sources); "every": each frame, in order (files)."""
     max_fps: Annotated[Rate | None, Field(examples=[10])] = None
     """Serve at most this many frames per second of this camera."""
+    interval_s: Annotated[Seconds | None, Field(examples=[60])] = None
+    """Serve one frame in so many seconds (time lapse). Instead of max_fps."""
+    staleness_ms: Annotated[Milliseconds | None, Field(examples=[500])] = None
+    """A frame that is older than this when the model becomes free is skipped. Default: no limit; a fresher one always replaces it."""
+    weight: Weight = 1.0
+    """Share of the model where cameras compete for it: one of weight 2 is served twice as often as one of weight 1."""
     isolation: Literal["auto", "thread", "process"] = "auto"
     """Where a driver or decoder may hang: "thread" (least memory), "process" (can be killed), "auto" (a process when it must be)."""
     confidence: Annotated[Share | None, Field(examples=[0.5])] = None

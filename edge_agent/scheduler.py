@@ -1,4 +1,10 @@
-"""Whose frame is inferred next, and when: the model pulls, and cameras share it evenly."""
+"""Whose frame is inferred next, and when: the model pulls, and cameras share it by their weights.
+
+The loop is closed by what is measured: how long the frames of each camera occupied a lane lately (decoding that was put
+off, preprocessing, inference, telling of it), and when the lanes will be free of what they do now. From that each camera
+is told from when its next frame can be of use (:meth:`edge_agent.capture.Capture.expect`), so that it has one ready just
+then, and spares itself the others.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +12,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_agent.capture import Capture
 from edge_agent.frame import Frame
 
-EARLY = 0.97
-"""Share of the shortest recent service time after which the next frame is expected to be taken: rather too soon than too late."""
 RECENT = 8
+FREE_CREDIT = 0.03
+"""Of the time that frames take, so much may be spent on waiting for one that costs less to decode."""
+MOST_CREDIT_S = 0.3
 POLL_S = 0.5
 """Longest a lane waits before it looks whether it is to stop, and shows the watchdog that it lives."""
 
@@ -28,67 +35,156 @@ class Job:
     taken_at: float
 
 
-class Scheduler:
-    """Fair queueing over cameras: among those with a frame ready, the one that was served least goes next.
+@dataclass
+class Service:
+    """How long the last frames of one camera occupied a lane, seconds."""
 
-    Each camera has a virtual time that advances by one for each frame taken (start-time fair queueing, Goyal et al.
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def note(self, seconds: float) -> None:
+        """One more, which is taken as it is: what a step changes is believed after half of ``RECENT``."""
+        self._recent.append(seconds)
+
+    @property
+    def usual_s(self) -> float:
+        """The median; 0 before there is one."""
+        return sorted(self._recent)[len(self._recent) // 2] if self._recent else 0.0
+
+    @property
+    def soonest_s(self) -> float:
+        """What the next may take at least: the shortest, less as much as that is below the median. Rather too soon than too late."""
+        if not self._recent:
+            return 0.0
+        shortest = min(self._recent)
+        return max(0.0, shortest - (self.usual_s - shortest))
+
+
+@dataclass
+class _Lane:
+    """One inference after another."""
+
+    taken_at: float | None = None
+    """When it took the frame that it is inferring; None: it is free."""
+    camera: str = ""
+    rests_until: float = 0.0
+
+
+@dataclass
+class _Share:
+    """A camera's place in the order."""
+
+    weight: float
+    virtual: float = 0.0
+    tickets: int = 0
+    service: Service = field(default_factory=Service)
+
+
+class Scheduler:
+    """Fair queueing over cameras: among those with a frame ready, the one that was served least for its weight goes next.
+
+    Each camera has a virtual time that advances by 1 / weight for each frame taken (start-time fair queueing, Goyal et al.
     1996, with unit cost). A camera that comes back from a pause begins at the present, so it cannot claim the turns it
-    did not use. Shared by all lanes; every method may be called from any thread.
+    did not use. Of several whose turn it is, the one whose frame expires first goes first: its deadline is when it becomes
+    stale. Shared by all lanes of one model; every method may be called from any thread.
     """
 
     def __init__(self, captures: Sequence[Capture], wake: threading.Condition, clock: Callable[[], float] = time.monotonic) -> None:
         self._captures = captures
         self._wake = wake
         self._clock = clock
-        self._virtual = dict.fromkeys((c.camera.id for c in captures), 0.0)
-        self._tickets = dict.fromkeys((c.camera.id for c in captures), 0)
+        self._cameras = {c.camera.id: _Share(c.camera.settings.weight) for c in captures}
+        self._lanes: dict[int, _Lane] = {}
         self._now = 0.0
-        self._taken_at: dict[int, float | None] = {}
-        """When each lane took the frame that it is inferring; None: it is free."""
-        self._service_s: deque[float] = deque(maxlen=RECENT)
+        """The virtual time of the frame that was taken last."""
+        self._shares: dict[str, float] = {}
+        self._credit_s = MOST_CREDIT_S
+
+    def slow_down(self, share: float, cause: str = "governor") -> None:
+        """Let each lane infer for no more than ``share`` (0..1] of the time; of several causes the least holds.
+
+        After an inference of s seconds a lane's next one begins no sooner than s / share after that one began.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"a share is above 0 and at most 1, not {share}")
+        with self._wake:
+            self._shares[cause] = share
+            self._wake.notify_all()
+
+    @property
+    def share(self) -> float:
+        """What of the time may be spent on inference now."""
+        return min(self._shares.values(), default=1.0)
+
+    def service_s(self, camera: str) -> float:
+        """How long a frame of that camera usually occupies a lane, seconds; 0 before the first."""
+        with self._wake:
+            return self._cameras[camera].service.usual_s
 
     def take(self, timeout_s: float = POLL_S, *, lane: int = 0) -> Job | None:
         """The next frame to infer; None if none became ready in time, or none ever will. Each lane says who it is."""
         called = self._clock()
         deadline = called + timeout_s
         with self._wake:
-            if (taken := self._taken_at.get(lane)) is not None:
-                self._service_s.append(called - taken)
-            self._taken_at[lane] = None
+            mine = self._lanes.setdefault(lane, _Lane())
+            self._freed(mine, called)
             while True:
                 now = self._clock()
-                job = self._pick(now)
+                job = self._pick(now) if now >= mine.rests_until else None
                 if job:
-                    self._taken_at[lane] = now
-                    job.capture.expect(self._next_turn(job.capture, now), now)
+                    self._taken(mine, job, waited_s=now - called)
                 if job or now >= deadline or self._all_ended():
                     return job
-                self._wake.wait(max(0.0, min(self._next_due(now), deadline) - now))
+                self._wake.wait(max(0.0, min(max(self._next_due(now), mine.rests_until), deadline) - now))
+
+    def _freed(self, lane: _Lane, now: float) -> None:
+        if lane.taken_at is None:
+            return
+        took_s = now - lane.taken_at
+        self._cameras[lane.camera].service.note(took_s)
+        self._credit_s = min(MOST_CREDIT_S, self._credit_s + FREE_CREDIT * took_s)
+        lane.rests_until = lane.taken_at + took_s / self.share
+        lane.taken_at = None
+
+    def _taken(self, lane: _Lane, job: Job, *, waited_s: float) -> None:
+        lane.taken_at, lane.camera = job.taken_at, job.frame.camera
+        self._credit_s = max(0.0, self._credit_s - waited_s)
+        free_at = self._next_turn(job.capture, job.taken_at)
+        job.capture.expect(free_at, job.taken_at, cheaper_by=free_at + self._credit_s)
 
     def _pick(self, now: float) -> Job | None:
-        ready = [c for c in self._captures if (due := c.ready_at()) is not None and due <= now]
+        ready = [c for c in self._captures if (due := c.ready_at(now)) is not None and due <= now]
         if not ready:
             return None
-        capture = min(ready, key=lambda c: max(self._virtual[c.camera.id], self._now))
-        camera = capture.camera.id
+        capture = min(ready, key=self._place)
         frame = capture.take(now)
         assert frame is not None
-        self._now = max(self._virtual[camera], self._now)
-        self._virtual[camera] = self._now + 1
-        ticket = self._tickets[camera]
-        self._tickets[camera] += 1
+        mine = self._cameras[capture.camera.id]
+        self._now = max(mine.virtual, self._now)
+        mine.virtual = self._now + 1 / mine.weight
+        ticket = mine.tickets
+        mine.tickets += 1
         return Job(capture, frame, ticket, now)
+
+    def _place(self, capture: Capture) -> tuple[float, float]:
+        return max(self._cameras[capture.camera.id].virtual, self._now), capture.deadline()
 
     def _next_turn(self, capture: Capture, now: float) -> float:
         """When this camera's next frame is taken at the earliest: each of the others that wait goes first."""
-        shortest = EARLY * min(self._service_s, default=0.0)
-        free = sorted(now if taken is None else max(now, taken + shortest) for taken in self._taken_at.values())
-        before = sum(c is not capture and c.ready_at() is not None for c in self._captures)
-        rounds, lane = divmod(before, len(free))
-        return free[lane] + rounds * shortest
+        share = self.share
+        free = sorted(self._free_at(lane, now, share) for lane in self._lanes.values())
+        others = [c for c in self._captures if c is not capture and c.ready_at(now) is not None]
+        for other in others:  # each goes to the lane that is free first
+            free[0] += self._cameras[other.camera.id].service.soonest_s / share
+            free.sort()
+        return free[0]
+
+    def _free_at(self, lane: _Lane, now: float, share: float) -> float:
+        if lane.taken_at is None:
+            return max(now, lane.rests_until)
+        return max(now, lane.taken_at + self._cameras[lane.camera].service.soonest_s / share)
 
     def _next_due(self, now: float) -> float:
-        dues = [due for c in self._captures if (due := c.ready_at()) is not None]
+        dues = [due for c in self._captures if (due := c.ready_at(now)) is not None]
         return min(dues, default=now + POLL_S)
 
     def finished(self) -> bool:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from edge_agent.frame import Frame
 from edge_agent.stats import FrameCounts, ReasonCounter
@@ -18,11 +19,17 @@ from edge_agent.stats import FrameCounts, ReasonCounter
 
 @dataclass(frozen=True)
 class SlotPolicy:
-    """``every``: no frame is left out, and up to ``depth`` wait. ``max_fps``: no more than that are handed out a second."""
+    """``every``: no frame is left out, and up to ``depth`` wait. ``interval_s``: one is handed out in that time at most.
+
+    ``pace``: the key that asks for that, by which what came before the next was due is counted. ``staleness_s``: what is
+    older than that is not handed out any more.
+    """
 
     every: bool
     depth: int = 1
-    max_fps: float | None = None
+    interval_s: float | None = None
+    pace: Literal["max_fps", "interval"] = "max_fps"
+    staleness_s: float | None = None
 
 
 class Slot:
@@ -35,7 +42,7 @@ class Slot:
         self.policy = policy
         self.counts = FrameCounts()
         self.due = 0.0
-        """Monotonic time from when the next frame may be handed out, by ``max_fps``."""
+        """Monotonic time from when the next frame may be handed out, by ``interval_s``."""
         self.hidden = False
         """Nothing is handed out for now."""
         self.muted = False
@@ -49,23 +56,39 @@ class Slot:
     def __bool__(self) -> bool:
         return bool(self._frames)
 
-    def ready_at(self) -> float | None:
-        """Monotonic time from when a frame may be taken; None when none waits. Lock held."""
+    def ready_at(self, now: float | None = None) -> float | None:
+        """Monotonic time from when a frame may be taken; None when none waits. What is stale by ``now`` is skipped. Lock held."""
+        if self.policy.staleness_s is not None:
+            self._skip_stale((self._clock() if now is None else now) - self.policy.staleness_s)
         return self.due if self._frames and not self.hidden else None
+
+    def deadline(self) -> float:
+        """Monotonic time when the frame that waits longest becomes stale; infinite where none does, or none waits. Lock held."""
+        stale_after = self.policy.staleness_s
+        return self._frames[0].captured_at + stale_after if self._frames and stale_after is not None else float("inf")
+
+    def _skip_stale(self, oldest: float) -> None:
+        while self._frames and self._frames[0].captured_at < oldest:
+            self._frames.popleft()
+            self.counts.skipped["stale"] += 1
+            self._make_room()
 
     def take(self, now: float) -> Frame | None:
         """The frame that waits longest. Lock held."""
         if self.hidden or not self._frames:
             return None
         frame = self._frames.popleft()
-        if self.policy.max_fps:
+        interval = self.policy.interval_s
+        if interval:
             # The schedule keeps its beat unless it fell behind by more than one interval.
-            interval = 1 / self.policy.max_fps
             self.due = max(self.due + interval, now) if self.due > now - interval else now + interval
+        self._make_room()
+        return frame
+
+    def _make_room(self) -> None:
         if self._is_full and len(self._frames) <= self.policy.depth // 2:
             self._is_full = False
             self._wake.notify_all()
-        return frame
 
     def put(self, frame: Frame) -> None:
         """One more frame was captured. Where every one counts, waits for room. Lock held, and let go while waiting."""
@@ -85,7 +108,7 @@ class Slot:
             self.counts.skipped["muted"] += 1
             return
         if not self.policy.every and self._frames:
-            self._skip_waiting("max_fps" if self.due > self._clock() else "model_busy")
+            self._skip_waiting(self.policy.pace if self.due > self._clock() else "model_busy")
         self._frames.append(frame)
         self._wake.notify_all()
 

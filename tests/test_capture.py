@@ -78,7 +78,7 @@ class ScriptedSource(Source):
             self.permits.release()
         assert self.waiting.wait(10)
 
-    def skip_until(self, at: float) -> None:
+    def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
         self.wanted_at.append(at)
 
     def left_out(self) -> int:

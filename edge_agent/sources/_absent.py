@@ -27,9 +27,9 @@ class AbsentSource(Source):
         assert self._real is not None, "read() before open()"
         return self._real.read()
 
-    def skip_until(self, at: float) -> None:
+    def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
         if self._real is not None:
-            self._real.skip_until(at)
+            self._real.skip_until(at, cheaper_by)
 
     def left_out(self) -> int:
         return self._real.left_out() if self._real is not None else 0

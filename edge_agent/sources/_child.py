@@ -70,7 +70,7 @@ class Child:
                     continue
                 self._wanted_at = request["at"]
                 if self._source is not None:
-                    self._source.skip_until(self._wanted_at)
+                    self._source.skip_until(self._wanted_at, request["cheaper_by"])
         os._exit(0)
 
     def _answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes, list[int]]:

@@ -171,8 +171,8 @@ class FfmpegSource(Source):
         self._started = True
         return Reading(image_of(frame), arrived, frame.time if self.live else self._timestamps.next(frame.time))
 
-    def skip_until(self, at: float) -> None:
-        self._skipper.until(at)
+    def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
+        self._skipper.until(at, cheaper_by)
 
     def left_out(self) -> int:
         return self._skipper.left_out()

@@ -1,6 +1,7 @@
 """Which packets of a live H.264 or H.265 stream need not be decoded, because no picture of theirs is going to be served.
 
-Two things can be left out without changing any other picture (docs/decisions/0006-skipping-packets.md):
+Two things can be left out without changing any other picture (docs/decisions/0006-skipping-packets.md), and most is saved
+where the picture that is served is one that has to be decoded anyway, which is worth a short wait:
 
 - a picture that no other refers to: ``nal_ref_idc`` 0 (H.264, ITU-T H.264 7.4.1), or a sub-layer non-reference picture of
   the highest temporal sub-layer (H.265, ITU-T H.265 7.4.2.2);
@@ -87,7 +88,7 @@ class PacketKinds:
 
 @dataclass
 class _Rhythm:
-    """How far apart the restarts are, where two groups in a row were equally long."""
+    """How far apart certain packets are (restarts, or those that others depend on), where two gaps in a row were equally long."""
 
     since: int = 0
     length: int = 0
@@ -95,8 +96,9 @@ class _Rhythm:
     began: float | None = None
     interval_s: float = 0.0
 
-    def note(self, now: float, *, restart: bool) -> None:
-        if not restart:
+    def note(self, now: float, *, one: bool) -> None:
+        """A packet came, which is one of them or not."""
+        if not one:
             self.since += 1
             return
         length = self.since + 1
@@ -106,8 +108,8 @@ class _Rhythm:
             self.length = length
         self.began, self.since = now, 0
 
-    def next_restart(self, now: float) -> float | None:
-        """When the next restart is due: monotonic seconds; None if that cannot be told."""
+    def next_due(self, now: float) -> float | None:
+        """When the next of them is due: monotonic seconds; None if that cannot be told."""
         if not self.steady or self.since >= self.length:
             return None
         return now + (self.length - self.since) * self.interval_s
@@ -118,15 +120,18 @@ class PacketSkipper:
 
     def __init__(self, kinds: PacketKinds) -> None:
         self._kinds = kinds
-        self._rhythm = _Rhythm()
-        self._until = 0.0
+        self._restarts, self._anchors = _Rhythm(), _Rhythm()
+        self._until = self._cheaper_by = 0.0
         self._held: list[Packet[VideoStream]] = []
         self._passed_at = 0.0
         self._left_out = 0
 
-    def until(self, at: float) -> None:
-        """No picture that arrives before ``at`` (monotonic seconds) is going to be served."""
-        self._until = at
+    def until(self, at: float, cheaper_by: float = 0.0) -> None:
+        """No picture that arrives before ``at`` (monotonic seconds) is going to be served.
+
+        Nor one that another, which has to be decoded anyway, follows by ``cheaper_by``.
+        """
+        self._until, self._cheaper_by = at, cheaper_by
 
     def left_out(self) -> int:
         """Packets that were dropped for good since the last call."""
@@ -141,15 +146,16 @@ class PacketSkipper:
     def take(self, packet: Packet[VideoStream], now: float) -> list[Packet[VideoStream]]:
         """What to decode now that ``packet`` has come, in order."""
         kind = self._kinds.of(bytes(memoryview(packet)[:_LOOK_AT]))
-        self._rhythm.note(now, restart=kind.restart)
+        self._restarts.note(now, one=kind.restart)
+        self._anchors.note(now, one=not kind.spare)
         if kind.restart:
             self.lost()
         quiet_s = now - self._passed_at
-        if now < self._until and quiet_s < HOLD_S + PASS_AFTER_S and len(self._held) < MAX_HELD:
-            if kind.spare:
+        if quiet_s < HOLD_S + PASS_AFTER_S and len(self._held) < MAX_HELD:
+            if kind.spare and (now < self._until or self._comes_by(self._anchors, now)):
                 self._left_out += 1
                 return []
-            if self._held or self._outlived(kind, now, quiet_s):
+            if not kind.spare and (self._held or self._outlived(kind, now, quiet_s)) and self._may_hold(now):
                 self._held.append(packet)
                 return []
         needed = [*self._held, packet]
@@ -157,10 +163,20 @@ class PacketSkipper:
         self._passed_at = now
         return needed
 
+    def _comes_by(self, rhythm: _Rhythm, now: float) -> bool:
+        due = rhythm.next_due(now)
+        return due is not None and rhythm.length > 1 and due <= self._cheaper_by
+
+    def _may_hold(self, now: float) -> bool:
+        return now < self._until or self._comes_by(self._restarts, now)
+
     def _outlived(self, kind: PacketKind, now: float, quiet_s: float) -> bool:
         """Whether a restart comes before anybody wants what this packet leads to."""
-        due = self._rhythm.next_restart(now)
+        due = self._restarts.next_due(now)
         # The first packet that somebody may want comes within one interval of that time: it may be the restart itself.
-        if due is None or due > min(self._until + self._rhythm.interval_s * ALMOST, now + HOLD_S):
+        by = self._until + self._restarts.interval_s * ALMOST
+        if self._restarts.length > 1:
+            by = max(by, self._cheaper_by)
+        if due is None or due > min(by, now + HOLD_S):
             return False
         return not (kind.restart and quiet_s >= PASS_AFTER_S)

@@ -185,10 +185,10 @@ class ProcessSource(Source):
             raise FrameUnreadable(f"the process of camera {self._target.camera} sent no picture: {error}") from None
         return Reading(image, answer["captured_at"], answer["pts_s"], answer["not_before"])
 
-    def skip_until(self, at: float) -> None:
+    def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
         running = self._running
         if running is not None:
-            running.tell({"call": "skip_until", "at": at})
+            running.tell({"call": "skip_until", "at": at, "cheaper_by": cheaper_by})
 
     def left_out(self) -> int:
         count, self._left_out = self._left_out, 0

@@ -127,11 +127,12 @@ class Source(ABC):
         The picture stays valid after the next ``read`` and after ``close``.
         """
 
-    def skip_until(self, at: float) -> None:  # noqa: B027 - most sources have nothing to spare
+    def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:  # noqa: B027 - most sources have nothing to spare
         """A hint: no picture that arrives before ``at`` (monotonic seconds) is going to be served.
 
         A source may leave out work for those, such as decoding what nothing else depends on, and then not deliver them.
-        It must deliver what arrives later as if it had left out nothing. Called from any thread, at any time; cheap.
+        It must deliver what arrives later as if it had left out nothing; but where one that has to be decoded anyway is
+        going to arrive by ``cheaper_by``, it may leave out those before it too. Called from any thread, at any time; cheap.
         """
 
     def left_out(self) -> int:

@@ -147,7 +147,7 @@ class V4l2Source(Source):
         except FrameUnreadable as error:
             raise FrameUnreadable(f"{self._path} sent {error}") from None
 
-    def skip_until(self, at: float) -> None:
+    def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
         self._unwanted_before = at
 
     def left_out(self) -> int:

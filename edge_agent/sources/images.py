@@ -24,7 +24,7 @@ class Config(Table):
 
     loop: bool = False
     """Begin again after the last one; new files are found then."""
-    interval_s: Annotated[Seconds | None, Field(examples=[1])] = None
+    period_s: Annotated[Seconds | None, Field(examples=[1])] = None
     """Pause between pictures. Default: as fast as the model goes."""
 
 
@@ -44,7 +44,7 @@ class ImagesSource(Source):
 
     def __init__(self, path: Path, config: Config) -> None:
         self._path, self._config = path, config
-        self.unpaced = config.interval_s is None
+        self.unpaced = config.period_s is None
         self._files: Iterator[Path] = iter(())
         self._read_any = False
         self._next_at = 0.0
@@ -80,10 +80,10 @@ class ImagesSource(Source):
         pixels = _pixels(path)
         self._read_any = True
         now = time.monotonic()
-        if self._config.interval_s is None:
+        if self._config.period_s is None:
             return Reading(BgrImage(pixels), now)
         due = max(now, self._next_at)
-        self._next_at = due + self._config.interval_s
+        self._next_at = due + self._config.period_s
         return Reading(BgrImage(pixels), now, not_before=due)
 
     def _finish(self) -> None:

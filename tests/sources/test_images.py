@@ -21,8 +21,8 @@ from tests.conftest import make_config, wait_until
 from tests.sources.media import context, read_to_end
 
 
-def source_of(path: Path, *, loop: bool = False, interval_s: float | None = None) -> Source:
-    return images.build(context(path), images.Config(loop=loop, interval_s=interval_s))
+def source_of(path: Path, *, loop: bool = False, period_s: float | None = None) -> Source:
+    return images.build(context(path), images.Config(loop=loop, period_s=period_s))
 
 
 def picture(value: int, width: int = 8, height: int = 6) -> Pixels:
@@ -204,7 +204,7 @@ def test_photos_of_phones_stand_upright(tmp_path: Path, orientation: int, turns:
 def test_an_interval_is_kept_between_pictures(tmp_path: Path) -> None:
     for number in range(4):
         write(tmp_path / f"{number}.png", picture(number))
-    source = source_of(tmp_path, interval_s=60)
+    source = source_of(tmp_path, period_s=60)
     source.open()
     dues = [reading.not_before or 0.0 for reading in read_to_end(source)[0]]
     assert [round(later - earlier, 3) for earlier, later in pairwise(dues)] == [60, 60, 60]

@@ -65,7 +65,7 @@ class Agent:
     def run(self) -> ExitCode:
         """Run until stopped, or until every source has ended. Raises EdgeAgentError for what prevents the start."""
         ensure_libraries()
-        check_files(self._config, starting=True)
+        check_files(self._config, starting=True, load_model=False)
         with placed(self._config):
             loaded, thresholds = self._load()
         if self._stopping.is_set():

@@ -99,7 +99,7 @@ def run(config_file: Path | None, seconds: float | None) -> None:
     from edge_agent import app, logs
     from edge_agent.notify import Notifier
 
-    config = _load(config_file)
+    config = _accepted(config_file)
     logs.setup(config.settings.log.level, config.settings.log.format)
     _log_origin(config)
     _finish(lambda: app.run(config, seconds=seconds, notifier=Notifier()))
@@ -111,20 +111,22 @@ def run(config_file: Path | None, seconds: float | None) -> None:
 def check(config_file: Path | None, probe: bool) -> None:
     """Check agent.toml: exit code 0, or 78 with every error, its file, line and key.
 
-    Looks at the settings and at the files that they name, by the very code that "run" uses. Opens no camera and no
-    connection unless --probe is given; a camera, broker or model that fails then exits with 69.
+    Looks at the settings, the files that they name and the model's classes, by the very code that "run" uses. Opens no
+    camera and no connection unless --probe is given; a camera, broker or model that fails then exits with 69.
     """
     from edge_agent import logs, preflight
 
-    config = _load(config_file)
     logs.setup("warning", "text")
-    preflight.check_files(config)
+    config = _accepted(config_file)
+    preflight.check_files(config, load_model=not probe)
     click.echo(f"{config.path}: valid, {len(config.cameras)} camera(s)")
     if not probe:
         return
+    from edge_agent import probing
+
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the libraries that open cameras wait in C, where Python's handler is not heard
     worst = ExitCode.OK
-    for result in preflight.probe(config):
+    for result in probing.probe(config):
         worst = max(worst, result.exit_code)
         click.echo(f"{click.style('ok    ', fg='green') if result.ok else click.style('failed', fg='red')} {result.what}: {result.text}")
     _leave(worst)
@@ -279,6 +281,15 @@ def _load(config_file: Path | None) -> AgentConfig:
     from edge_agent.plugins import PluginKinds
 
     return loader.load(config_file, PluginKinds())
+
+
+def _accepted(config_file: Path | None) -> AgentConfig:
+    """As :func:`_load`; where settings are wrong, what is wrong with the files that the others name is told with it."""
+    from edge_agent import config_file as loader
+    from edge_agent import preflight
+    from edge_agent.plugins import PluginKinds
+
+    return preflight.accepted(loader.read_draft(config_file, PluginKinds()))
 
 
 def _log_origin(config: AgentConfig) -> None:

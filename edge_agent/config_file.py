@@ -6,7 +6,8 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from edge_agent.config import AgentConfig, CameraConfig, CameraSettings, ModelSettings, Settings, Table
 from edge_agent.config_environment import CONFIG_VARIABLE, refuse_undecodable_variables, refuse_unknown_variables, with_environment
-from edge_agent.config_report import Report, unknown_key
+from edge_agent.config_report import Report, unknown_key, without
 from edge_agent.errors import ConfigError, Problem
 from edge_agent.toml_lines import Location
 
@@ -102,12 +103,32 @@ def parse(text: str, where: str) -> dict[str, Any]:
     return tables
 
 
+@dataclass(frozen=True)
+class Draft:
+    """agent.toml as far as it can be used: where settings are wrong, the files that the others name can still be looked at."""
+
+    config: AgentConfig | None
+    """Without what is wrong: a key has its default, a camera without id or source is disabled. None where too little is left."""
+    problems: tuple[Problem, ...] = ()
+    wrong: frozenset[Location] = frozenset()
+    """Where the problems stand."""
+
+    def is_wrong(self, *location: str | int) -> bool:
+        """Whether a key, or something in its table, is wrong."""
+        return any(wrong[: len(location)] == location for wrong in self.wrong)
+
+
 def load(named: Path | None, kinds: Kinds, environ: Mapping[str, str] | None = None) -> AgentConfig:
     """Find, read and validate agent.toml. Raises ConfigError holding every problem."""
+    return _faultless(read_draft(named, kinds, environ))
+
+
+def read_draft(named: Path | None, kinds: Kinds, environ: Mapping[str, str] | None = None) -> Draft:
+    """As :func:`load`, but raises ConfigError only where there is no valid TOML to look at."""
     environ = os.environ if environ is None else environ
     path = find(named, environ)
     text = read(path)
-    return build(parse(text, str(path)), kinds, path=path, text=text, environ=environ)
+    return _draft(parse(text, str(path)), kinds, Report(path, text, environ, []))
 
 
 def build(
@@ -120,11 +141,34 @@ def build(
 ) -> AgentConfig:
     """A configuration from tables that were read already, or made by a program. Raises ConfigError."""
     environ = os.environ if environ is None else environ
-    report = Report(path, text, environ, [])
-    refuse_undecodable_variables(environ)
+    return _faultless(_draft(tables, kinds, Report(path, text, environ, [])))
+
+
+def _faultless(draft: Draft) -> AgentConfig:
+    if draft.problems or draft.config is None:
+        raise ConfigError(*draft.problems)
+    return draft.config
+
+
+def _draft(tables: Mapping[str, Any], kinds: Kinds, report: Report) -> Draft:
+    refuse_undecodable_variables(report.environ)
     in_file = tables.get("cameras")
     refuse_unknown_variables(in_file if isinstance(in_file, (list, tuple)) else (), report)
-    merged = with_environment(tables, environ, report)
+    merged = with_environment(tables, report.environ, report)
+    config = _validated(merged, kinds, report)
+    if report.problems:
+        again = Report(report.path, "", {}, [])  # what it says was said, or follows from what was left out
+        config = _validated(without(merged, report.wrong), kinds, again)
+    return Draft(config, tuple(in_order(report.problems)), frozenset(report.wrong))
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """As somebody who mends them goes through the file."""
+    return sorted(problems, key=lambda problem: (problem.where, problem.line or 0))
+
+
+def _validated(merged: Mapping[str, Any], kinds: Kinds, report: Report) -> AgentConfig | None:
+    """What the tables say, with their problems in ``report``; None where they cannot be used."""
     settings = _settings(merged, report)
     # The plugins' own keys are looked at even when the common ones are wrong, so that all errors come at once.
     raw_cameras = merged.get("cameras")
@@ -132,10 +176,10 @@ def build(
     options = [_camera_options(index, raw, kinds, report) for index, raw in enumerate(raw_cameras)]
     _refuse_duplicates(raw_cameras, report)
     runtime, runtime_options = _runtime(merged.get("model", {}), kinds, report)
-    if report.problems or settings is None:
-        raise ConfigError(*sorted(report.problems, key=lambda problem: (problem.where, problem.line or 0)))
-    cameras = [CameraConfig(camera, *found) for camera, found in zip(settings.cameras, options, strict=True) if found]
-    return AgentConfig(settings, tuple(cameras), runtime, runtime_options, path)
+    cameras = [CameraConfig(camera, *found) for camera, found in zip(settings.cameras if settings else (), options, strict=False) if found]
+    if settings is None or len(cameras) != len(settings.cameras):
+        return None
+    return AgentConfig(settings, tuple(cameras), runtime, runtime_options, report.path)
 
 
 def placed(path: Path | None, problems: Sequence[Problem]) -> list[Problem]:

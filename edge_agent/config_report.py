@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_origin
@@ -28,6 +28,8 @@ class Report:
     text: str
     environ: Mapping[str, str]
     problems: list[Problem]
+    wrong: list[Location] = field(default_factory=list)
+    """Where the problems stand that stand at a key."""
 
     @cached_property
     def _lines(self) -> Mapping[Location, int]:
@@ -35,6 +37,7 @@ class Report:
 
     def add(self, location: Location, message: str) -> None:
         """A problem with the key at ``location``."""
+        self.wrong.append(location)
         variable = self._variable(location)
         where = str(self.path) if self.path else ""
         line = None
@@ -145,3 +148,30 @@ def table_in(annotation: Any) -> type[BaseModel] | None:
         if found:
             return found
     return None
+
+
+def without(tables: Mapping[str, Any], wrong: Sequence[Location]) -> dict[str, Any]:
+    """The tables without the keys that are wrong; a camera that is nothing without them is there still, disabled."""
+    left = dict(tables)
+    cameras = [] if ("cameras",) in wrong else list(left.get("cameras") or ())
+    for location in filter(None, wrong):
+        if location[0] != "cameras":
+            left = _removed(left, location)
+        elif len(location) > 1 and int(location[1]) < len(cameras):
+            index = int(location[1])
+            cameras[index] = _mended(cameras[index], index, location[2:])
+    return {**left, "cameras": cameras or [{"id": "none", "source": "synthetic", "enabled": False}]}
+
+
+def _mended(camera: Any, index: int, wrong: Location) -> dict[str, Any]:
+    if not isinstance(camera, dict) or wrong[:1] in {(), ("source",), ("kind",)}:
+        return {"id": f"_{index}", "source": "synthetic", "enabled": False}
+    return {**camera, "id": f"_{index}"} if wrong[0] == "id" else _removed(camera, wrong)
+
+
+def _removed(table: Mapping[str, Any], location: Location) -> dict[str, Any]:
+    """Without a key, or without the list or value that it stands in."""
+    key, *rest = location
+    inner = table.get(str(key))
+    without_it = {name: value for name, value in table.items() if name != key}
+    return {**without_it, str(key): _removed(inner, tuple(rest))} if rest and isinstance(inner, dict) else without_it

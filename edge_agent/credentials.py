@@ -32,7 +32,7 @@ def read_secret(path: Path, key: str) -> str:
 
 
 def mqtt_password(settings: MqttSettings, resolved: Path | None, environ: Mapping[str, str] | None = None) -> str | None:
-    """By precedence: password_file, password (file or environment), the credential ``mqtt_password`` of systemd."""
+    """From password_file or password (of which a configuration has one), else the credential ``mqtt_password`` of systemd."""
     environ = os.environ if environ is None else environ
     if resolved is not None:
         return read_secret(resolved, "mqtt.password_file")

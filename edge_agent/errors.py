@@ -11,7 +11,8 @@ EdgeAgentError
 │   ├── FrameUnreadable    one damaged picture (sources/base.py)     drop it and count it, read on
 │   └── EndOfStream        a file was read to its end                a finish, not a failure; exit 0
 ├── ModelError           the model cannot be loaded, or one frame    at load, or many in a row: exit 1, restart;
-│                        could not be inferred                       one frame: dropped and counted
+│   │                    could not be inferred                       one frame: dropped and counted
+│   └── ModelBroken      a file that no library can read             exit 78, systemd does not restart
 └── SinkError
     ├── SinkUnavailable  broker absent or lost                       keep the events, back off, retry; exit 69 from a
     │                                                                command that needs it now (watch)
@@ -132,6 +133,12 @@ class EndOfStream(SourceError):
 
 class ModelError(EdgeAgentError):
     """The model cannot be loaded, or failed on a frame."""
+
+
+class ModelBroken(ModelError):
+    """Trying again cannot help: the model's file is damaged, or a part of it is missing."""
+
+    exit_code = ExitCode.CONFIG
 
 
 class SinkError(EdgeAgentError):

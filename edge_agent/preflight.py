@@ -1,4 +1,4 @@
-"""What can be tried before anything is started: the files that the configuration names, and with ``--probe`` the rest.
+"""What can be told before anything is started: what is wrong with the settings, the files that they name, and the model.
 
 ``run`` and ``check`` both come through here, so what the one accepts the other starts.
 """
@@ -10,20 +10,18 @@ import errno
 import logging
 import os
 import re
-import secrets
 import ssl
 import stat
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraConfig
+from edge_agent.config_file import Draft, in_order
 from edge_agent.config_file import placed as with_places
 from edge_agent.credentials import mqtt_password, read_secret
-from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, Problem, StateError
+from edge_agent.errors import ConfigError, ModelError, Problem, StateError
 from edge_agent.host import machine_device_id
 from edge_agent.models import _loading as model_loading
 from edge_agent.models import _trial as model_trial
@@ -36,42 +34,88 @@ from edge_agent.state import State, default_directory
 
 log = logging.getLogger(__name__)
 
+MODEL_WITHIN_S = 20.0
+"""Longest that a plain check waits for the model; the built-in one takes less than half a second."""
+_PASSWORD_KEYS = ("username", "password", "password_file")
 _KEY = re.compile(r"((?:device|model|mqtt|cameras\[\d+\])\.[a-z_.]+): ")
 
 
-def check_files(config: AgentConfig, *, starting: bool = False) -> None:
+def accepted(draft: Draft) -> AgentConfig:
+    """The configuration, if nothing is wrong with its settings.
+
+    Else raises ConfigError with that and with all that is wrong with the files and the model that the right settings name.
+    """
+    if not draft.problems and draft.config is not None:
+        return draft.config
+    found = list(draft.problems)
+    if draft.config is not None:
+        in_files = _file_problems(draft.config, draft)
+        found += _placed(draft.config, in_files)
+        if not draft.is_wrong("model") and not any(key.startswith("model.") for key in in_files):
+            found += with_places(draft.config.path, _model_problems(draft.config))
+    raise ConfigError(*in_order(found))
+
+
+def check_files(config: AgentConfig, *, starting: bool = False, load_model: bool = True) -> None:
     """Everything wrong with the files that the configuration names. Raises ConfigError; opens no device or connection.
 
     ``starting``: what is wrong with a camera is only logged while another one is usable, since what is absent at the start
-    (a drive that is mounted later) may come as what is lost later does.
+    (a drive that is mounted later) may come as what is lost later does. Without ``load_model``, the model is loaded only
+    where something else is wrong: the caller loads it else.
     """
-    steps: list[tuple[str, Callable[[], object]]] = [
-        ("device.state_dir", lambda: _check_state(state_for(config))),
-        ("model.path", lambda: model_loading.check_file(model_loading.model_path(config))),
-        ("mqtt.password_file", lambda: _password(config)),
-        ("mqtt.tls", lambda: _tls(config)),
-    ]
+    found = _file_problems(config, Draft(config))
+    cameras = {f"cameras[{index}].source" for index, camera in enumerate(config.cameras) if camera.settings.enabled}
+    if starting and cameras - found.keys():
+        for problem in _placed(config, {key: found.pop(key) for key in cameras & found.keys()}):
+            log.warning("camera cannot be started yet: %s", problem)
+    problems = _placed(config, found)
+    if (problems or load_model) and not any(key.startswith("model.") for key in found):
+        problems += with_places(config.path, _model_problems(config))
+    if problems:
+        raise ConfigError(*in_order(problems))
+
+
+def _placed(config: AgentConfig, found: Mapping[str, list[Problem]]) -> list[Problem]:
+    return with_places(config.path, [problem for problems in found.values() for problem in problems])
+
+
+def _file_problems(config: AgentConfig, draft: Draft) -> dict[str, list[Problem]]:
+    """By the key that names the file; what depends on a setting that is wrong is not looked at."""
     labels = config.settings.model.labels
+    steps: list[tuple[str, bool, Callable[[], object]]] = [
+        ("device.state_dir", draft.is_wrong("device", "state_dir"), lambda: _check_state(state_for(config))),
+        ("model.path", draft.is_wrong("model", "path"), lambda: model_loading.check_file(model_loading.model_path(config))),
+        ("mqtt.password_file", any(draft.is_wrong("mqtt", key) for key in _PASSWORD_KEYS), lambda: _password(config)),
+        ("mqtt.tls", draft.is_wrong("mqtt", "tls"), lambda: _tls(config)),
+    ]
     if isinstance(labels, str):
-        steps.insert(2, ("model.labels", lambda: model_loading.read_labels(config.resolve(labels))))
+        steps.insert(2, ("model.labels", False, lambda: model_loading.read_labels(config.resolve(labels))))
     for index, camera in enumerate(config.cameras):
-        if camera.settings.enabled:
-            steps.append((f"cameras[{index}].source", partial(_check_source, config, camera)))
+        check = _check_source_file if draft.is_wrong("cameras", index) else _check_source
+        steps.append((f"cameras[{index}].source", not camera.settings.enabled, partial(check, config, camera)))
     problems: dict[str, list[Problem]] = {}
-    for key, step in steps:
+    for key, unknown, step in steps:
         try:
-            step()
+            if not unknown:
+                step()
         except ConfigError as error:
             problems[key] = [problem if problem.key else Problem(problem.message, key=key) for problem in map(_keyed, error.problems)]
         except StateError as error:
             problems[key] = [Problem(str(error), key=key)]
-    cameras = {key for key, _ in steps if key.startswith("cameras[")}
-    if starting and cameras - problems.keys():
-        for key in cameras & problems.keys():
-            for problem in with_places(config.path, problems.pop(key)):
-                log.warning("camera cannot be started yet: %s", problem)
-    if problems:
-        raise ConfigError(*with_places(config.path, [problem for found in problems.values() for problem in found]))
+    return problems
+
+
+def _model_problems(config: AgentConfig) -> list[Problem]:
+    """What loading the model would say, in a process of its own; nothing where only its accelerator could tell."""
+    try:
+        model_trial.attempt(config, infer=False, only_file=True, timeout_s=MODEL_WITHIN_S)
+    except model_trial.NotInTime:
+        log.warning("the model was not loaded within %.0f s, and so was not checked; edge-agent check --probe waits for it", MODEL_WITHIN_S)
+    except ConfigError as error:
+        return [_keyed(problem) for problem in error.problems]
+    except ModelError as error:
+        return [Problem(str(error), key="model.path")]
+    return []
 
 
 @contextlib.contextmanager
@@ -119,6 +163,10 @@ def _keyed(problem: Problem) -> Problem:
 
 def _check_source(config: AgentConfig, camera: CameraConfig) -> None:
     build_source(config, camera)
+    _check_source_file(config, camera)
+
+
+def _check_source_file(config: AgentConfig, camera: CameraConfig) -> None:
     if camera.kind in {"file", "images"} and "://" not in str(camera.settings.source):
         path = config.resolve(str(camera.settings.source))
         try:
@@ -134,6 +182,8 @@ def _check_source(config: AgentConfig, camera: CameraConfig) -> None:
 def build_source(config: AgentConfig, camera: CameraConfig, model_size: Callable[[], tuple[int, int] | None] = lambda: None) -> Source:
     """A camera's source, not yet opened. Raises ConfigError."""
     key = f"cameras[{config.cameras.index(camera)}]"
+    if getattr(camera.options, "password_file", None) and not getattr(camera.options, "username", None):
+        raise ConfigError(f"{key}.username: is required where there is a password_file")
     context = SourceContext(
         camera.id,
         camera.settings.source,
@@ -183,6 +233,8 @@ def build_sink(config: AgentConfig, device: str, client_id: str | None = None) -
 
 def _password(config: AgentConfig) -> str | None:
     mqtt = config.settings.mqtt
+    if mqtt.password is not None and mqtt.password_file is not None:
+        raise ConfigError("mqtt.password_file: is one place for the password, and password is another: keep one of them")
     password = mqtt_password(mqtt, config.resolve(mqtt.password_file) if mqtt.password_file else None)
     if password is not None and mqtt.username is None:
         raise ConfigError("mqtt.username: is required where there is a password")
@@ -221,64 +273,3 @@ def device_id(config: AgentConfig, state: State) -> str:
     """The configured name, else one from the machine, else one that is made once and kept."""
     configured = config.settings.device.id
     return configured if configured != "auto" else machine_device_id() or state.device_id()
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """What came of trying one thing."""
-
-    what: str
-    ok: bool
-    text: str
-    exit_code: ExitCode = ExitCode.OK
-
-
-def probe(config: AgentConfig) -> Iterator[ProbeResult]:
-    """Try the model, each camera and the broker, one after the other."""
-    yield _tried("model", lambda: _probe_model(config))
-    for camera in config.cameras:
-        if camera.settings.enabled:
-            yield _tried(f"camera {camera.id}", lambda camera=camera: _probe_camera(config, camera))  # type: ignore[misc]
-    yield _tried("broker", lambda: _probe_broker(config))
-
-
-def _tried(what: str, action: Callable[[], str]) -> ProbeResult:
-    try:
-        return ProbeResult(what, ok=True, text=action())
-    except EdgeAgentError as error:
-        code = ExitCode.CONFIG if isinstance(error, ConfigError) else ExitCode.UNAVAILABLE
-        return ProbeResult(what, ok=False, text=redact(str(error)), exit_code=code)
-
-
-def _probe_model(config: AgentConfig) -> str:
-    """In a process of its own: a model that crashes its runtime must not take this one with it."""
-    with placed(config):
-        found = model_trial.attempt(config, infer=True)
-    size = f"{found['input']['width']}x{found['input']['height']}"
-    doubts = "".join(f"; but {warning}" for warning in found["warnings"])
-    return f"{found['family']}, {size}, {len(found['classes'])} classes, {found['precision']}, {found['runtime']}{doubts}"
-
-
-def _probe_camera(config: AgentConfig, camera: CameraConfig) -> str:
-    # As after a wedge: in a process that can be ended, so that a camera that hangs does not keep the check.
-    source = camera_source(config, camera, after_wedge=True)
-    started = time.monotonic()
-    try:
-        info = source.open()
-        reading = source.read()
-    finally:
-        source.close()
-        source.dispose()
-    took = (time.monotonic() - started) * 1e3
-    mode = f", {info.mode}" if info.mode else ""
-    return f"{reading.image.width}x{reading.image.height}, {info.decoder}{mode}, first frame after {took:.0f} ms"
-
-
-def _probe_broker(config: AgentConfig) -> str:
-    # An id of its own: taking over a running agent's connection would be a strange way to check.
-    sink = build_sink(config, "edge-agent-check", client_id=f"edge-agent-check-{secrets.token_hex(4)}")
-    try:
-        sink.connect()
-        return f"{sink.name} accepts us"
-    finally:
-        sink.close()

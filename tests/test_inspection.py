@@ -77,7 +77,7 @@ def test_an_open_size_can_be_given(tmp_path: Path) -> None:
     [
         ("m.onnx", b"hello", 78, "does not begin like one"),
         ("m.txt", b"hello", 78, "it must end in .onnx"),
-        ("m.onnx", b"\x08\x07:\x7f", 1, "it ends in the middle: 127 bytes are missing"),
+        ("m.onnx", b"\x08\x07:\x7f", 78, "it ends in the middle: 127 bytes are missing"),
     ],
 )
 def test_what_is_no_model_is_one_line(tmp_path: Path, name: str, content: bytes, code: int, text: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import config_file, plugins, preflight
+from edge_agent import config_file, plugins, preflight, probing
 from edge_agent.config import AgentConfig
 from edge_agent.errors import ConfigError, ExitCode, Problem, SourceErrorCode, SourceUnavailable
 from edge_agent.host import machine_device_id
@@ -181,6 +181,20 @@ def test_a_password_needs_a_username(site: Site) -> None:
     assert "Sesame" not in str(found)
 
 
+def test_a_password_has_one_place(site: Site) -> None:
+    (site.folder / "word").write_text("Open\n")
+    (found,) = site.problems(CAMERA + '[mqtt]\nusername = "u"\npassword = "Sesame"\npassword_file = "word"\n')
+    assert (found.key, found.line) == ("mqtt.password_file", 7)
+    assert "Sesame" not in str(found)
+
+
+@pytest.mark.parametrize("source", ["rtsp://cam/1", "http://cam/1.jpg"])
+def test_the_password_file_of_a_camera_needs_a_username(site: Site, source: str) -> None:
+    (site.folder / "word").write_text("Open\n")
+    (found,) = site.problems(CAMERA.replace("synthetic", source) + 'password_file = "word"\n')
+    assert (found.key, found.message) == ("cameras[0].username", "is required where there is a password_file")
+
+
 @pytest.mark.parametrize(
     ("keys", "key", "message"),
     [
@@ -256,6 +270,130 @@ def test_what_is_found_later_gets_the_place_of_its_key(site: Site) -> None:
     ]
 
 
+# ------------------------------------------------------------------------------------------- wrong settings, and the rest
+
+BESIDE = """\
+[device]
+state_dir = "word/state"
+[mqtt]
+{mqtt}
+[model]
+path = "none.onnx"
+labels = "none.txt"
+{model}
+[[cameras]]
+id = "front"
+source = "front.mp4"
+{front}
+[[cameras]]
+id = "back"
+source = "rtsp://cam/1"
+username = "u"
+password_file = "none"
+"""
+IN_FILES = {
+    "device.state_dir": 2,
+    "model.path": 6,
+    "model.labels": 7,
+    "cameras[0].source": 11,
+    "cameras[1].password_file": 17,
+}
+
+
+def draft_problems(site: Site, text: str) -> list[Problem]:
+    (site.folder / "agent.toml").write_text(text)
+    (site.folder / "word").write_text("Open\n")
+    draft = config_file.read_draft(site.folder / "agent.toml", plugins.PluginKinds(), {})
+    with pytest.raises(ConfigError) as caught:
+        preflight.accepted(draft)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key", "hides"),
+    [
+        ({}, None, set()),
+        ({"mqtt": "qos = 7"}, "mqtt.qos", set()),
+        ({"mqtt": "tls = 5"}, "mqtt.tls", set()),
+        ({"mqtt": "tls.verfy = true"}, "mqtt.tls.verfy", set()),
+        ({"model": "confidence = 2"}, "model.confidence", set()),
+        ({"model": "classes = [1.5]"}, "model.classes[0]", set()),
+        ({"model": "providrs = 1"}, "model.providrs", set()),
+        ({"front": "widht = 2"}, "cameras[0].widht", set()),
+        ({"front": "loop = 7"}, "cameras[0].loop", set()),
+        ({"front": 'kind = "film"'}, "cameras[0].kind", {"cameras[0].source"}),
+        ({"front": "classes = {}"}, "cameras[0].classes", set()),
+        ({"front": '[[cameras]]\nid = "front"\nsource = "synthetic"'}, "cameras[1].id", set()),
+        ({"front": '[[cameras]]\nsource = "synthetic"'}, "cameras[1].id", set()),
+        ({"front": '[[cameras]]\nid = "side"'}, "cameras[1].source", set()),
+        ({"front": "[logs]"}, "logs", set()),
+    ],
+)
+def test_a_wrong_setting_hides_nothing_that_is_wrong_with_the_files_of_others(
+    site: Site, wrong: dict[str, str], key: str | None, hides: set[str]
+) -> None:
+    text = BESIDE.format(**{"mqtt": "", "model": "", "front": ""} | wrong)
+    (site.folder / "agent.toml").write_text(text)
+    found = site.problems(text.replace("word/state", "agent.toml/state")) if key is None else draft_problems(site, text)
+    keys = [problem.key.replace("cameras[2]", "cameras[1]") for problem in found]
+    assert sorted(keys) == sorted((IN_FILES.keys() - hides) | ({key} if key else set()))
+    assert [problem.line for problem in found] == sorted(problem.line or 0 for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("", ["cameras"]),
+        ('[model]\npath = "none.tflite"\n', ["cameras", "model.path"]),
+        ('cameras = 5\n[model]\npath = "none.tflite"\n', ["cameras", "model.path"]),
+        ('cameras = [1]\n[model]\npath = "none.tflite"\n', ["cameras[0]", "model.path"]),
+        (CAMERA + 'enabled = false\n[model]\npath = "none.tflite"\n', ["cameras", "model.path"]),
+        ("model = 5\n" + CAMERA.replace("synthetic", "none.mp4"), ["model", "cameras[0].source"]),
+        (CAMERA + '[model]\npath = "text.md"\n', ["model.path"]),
+        (CAMERA + '[model]\nruntime = "tensorflow"\npath = "none.tflite"\n', ["model.runtime", "model.path"]),
+        (CAMERA + '[mqtt]\nusername = 5\npassword_file = "none"\n', ["mqtt.username"]),
+        (CAMERA.replace("synthetic", "rtsp://cam/1") + 'username = 5\npassword_file = "word"\n', ["cameras[0].username"]),
+    ],
+)
+def test_what_depends_on_a_wrong_setting_is_not_judged(site: Site, text: str, keys: list[str]) -> None:
+    assert [problem.key for problem in draft_problems(site, text)] == keys
+
+
+@pytest.mark.tflite
+def test_the_models_classes_are_looked_up_beside_everything_else(site: Site) -> None:
+    text = CAMERA + 'classes = ["Persn"]\nwidht = 4\n[[cameras]]\nid = "b"\nsource = "none.mp4"\nclasses = ["Person", 23]\n'
+    assert [(problem.line, problem.key) for problem in draft_problems(site, text)] == [
+        (4, "cameras[0].classes"),
+        (5, "cameras[0].widht"),
+        (8, "cameras[1].source"),
+        (9, "cameras[1].classes"),
+    ]
+    whole = text.replace("widht = 4\n", "")
+    for starting in (False, True):
+        with pytest.raises(ConfigError) as caught:
+            preflight.check_files(site.config(whole + "[mqtt.tls]\nca_file = 'none'\n"), starting=starting, load_model=not starting)
+        keys = [problem.key for problem in caught.value.problems]
+        late = [] if starting else ["cameras[1].source"]  # which may come yet
+        assert keys == ["cameras[0].classes", *late, "cameras[1].classes", "mqtt.tls.ca_file"]
+
+
+def test_a_model_that_its_library_refuses_is_a_wrong_file(site: Site) -> None:
+    from tests.models.files import write
+
+    write(site.folder / "late.onnx", opset=99)
+    (found,) = site.problems(CAMERA + '[model]\npath = "late.onnx"\n')
+    assert (found.key, found.line) == ("model.path", 5)
+    assert "late.onnx is not a model that ONNX Runtime" in found.message
+
+
+def test_a_model_that_takes_too_long_is_not_called_wrong(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(preflight, "MODEL_WITHIN_S", 0.01)  # no interpreter starts so fast
+    preflight.check_files(site.config(CAMERA))
+    assert "the model was not loaded within" in caplog.text
+
+
 # --------------------------------------------------------------------------------------------------------------- probe
 
 
@@ -266,7 +404,7 @@ def test_a_probe_tries_the_model_each_enabled_camera_and_the_broker(site: Site, 
         + f'[[cameras]]\nid = "lost"\nsource = "rtsp://127.0.0.1:{free_port()}/x"\n[[cameras]]\nid = "off"\nsource = 7\nenabled = false\n'
         + f'[mqtt]\nhost = "127.0.0.1"\nport = {mosquitto.port}\n'
     )
-    results = {result.what: result for result in preflight.probe(site.config(text))}
+    results = {result.what: result for result in probing.probe(site.config(text))}
     assert list(results) == ["model", "camera pattern", "camera lost", "broker"]
     assert {what: result.exit_code for what, result in results.items()} == {
         "model": ExitCode.OK,
@@ -287,7 +425,7 @@ def test_a_probe_tries_the_model_each_enabled_camera_and_the_broker(site: Site, 
     ],
 )
 def test_a_probe_that_finds_the_configuration_wrong_says_78_and_not_69(site: Site, text: str, message: str) -> None:
-    result = next(iter(preflight.probe(site.config(CAMERA + text))))
+    result = next(iter(probing.probe(site.config(CAMERA + text))))
     assert (result.ok, result.exit_code) == (False, ExitCode.CONFIG)
     assert message in result.text
 
@@ -296,7 +434,7 @@ def test_a_probe_of_a_broker_that_takes_connections_and_says_nothing_ends(site: 
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         config = site.config(CAMERA + f'enabled = true\n[mqtt]\nhost = "127.0.0.1"\nport = {port}\nconnect_timeout_s = 0.2\n')
-        result = preflight._tried("broker", lambda: preflight._probe_broker(config))
+        result = probing._tried("broker", lambda: probing._probe_broker(config))
     assert (result.ok, result.exit_code) == (False, ExitCode.UNAVAILABLE)
     assert "did not answer" in result.text
 
@@ -304,19 +442,19 @@ def test_a_probe_of_a_broker_that_takes_connections_and_says_nothing_ends(site: 
 def test_a_camera_that_is_absent_at_the_start_does_not_keep_the_others(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     both = CAMERA + '[[cameras]]\nid = "nas"\nsource = "nas.mp4"\n'
     config = site.config(both)
-    preflight.check_files(config, starting=True)
+    preflight.check_files(config, starting=True, load_model=False)
     assert f"{site.folder}/agent.toml:6: cameras[1].source: {site.folder}/nas.mp4 does not exist" in caplog.text
     with pytest.raises(ConfigError):
         preflight.check_files(config)
     alone = site.config('[[cameras]]\nid = "nas"\nsource = "nas.mp4"\n')
     with pytest.raises(ConfigError):
-        preflight.check_files(alone, starting=True)
+        preflight.check_files(alone, starting=True, load_model=False)
 
 
 def test_a_source_that_cannot_be_made_yet_is_made_when_it_can(site: Site) -> None:
     text = CAMERA + '[[cameras]]\nid = "net"\nsource = "rtsp://127.0.0.1:1/x"\nusername = "me"\npassword_file = "secret"\n'
     config = site.config(text)
-    preflight.check_files(config, starting=True)
+    preflight.check_files(config, starting=True, load_model=False)
     source = preflight.patient_source(config, config.cameras[1])
     with pytest.raises(ConfigError, match="secret"):
         source.open()

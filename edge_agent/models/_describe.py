@@ -20,10 +20,10 @@ from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeConte
 _GREY = 114
 
 
-def describe(config: AgentConfig, *, infer: bool) -> dict[str, Any]:
+def describe(config: AgentConfig, *, infer: bool, strict: bool) -> dict[str, Any]:
     """Load the model with one thread and say what it is; ``infer``: also run it on a grey picture.
 
-    Raises EdgeAgentError for what cannot be loaded; with ``infer`` False, a family that cannot be told is in ``problem``.
+    Raises EdgeAgentError for what cannot be loaded; with ``strict`` False, a family that cannot be told is in ``problem``.
     """
     settings = config.settings.model
     path = _loading.model_path(config)
@@ -44,7 +44,7 @@ def describe(config: AgentConfig, *, infer: bool) -> dict[str, Any]:
         model = Model(runtime, family, labels)
         _loading.all_thresholds(config, labels)
     except EdgeAgentError as error:
-        if infer:
+        if strict:
             raise
         return {**found, "problem": str(error), "mendable": isinstance(error, ConfigError)}
     if infer:

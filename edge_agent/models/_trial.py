@@ -24,8 +24,14 @@ LONGEST_S = 300.0
 """Some execution providers compile for minutes."""
 
 
-def attempt(config: AgentConfig, *, infer: bool, timeout_s: float = LONGEST_S) -> dict[str, Any]:
+class NotInTime(ConfigError):
+    """The model was not loaded in the time that it was given."""
+
+
+def attempt(config: AgentConfig, *, infer: bool, only_file: bool = False, timeout_s: float = LONGEST_S) -> dict[str, Any]:
     """Load the model of a configuration elsewhere, and, with ``infer``, run it once on a grey picture.
+
+    ``only_file``: whether the file can be used, told without any accelerator that is not asked for by name.
 
     Returns its description (:func:`edge_agent.models._describe.describe`). Raises what loading raises, and ConfigError for a
     model that crashes the process, or is not loaded within ``timeout_s``.
@@ -35,7 +41,12 @@ def attempt(config: AgentConfig, *, infer: bool, timeout_s: float = LONGEST_S) -
     cameras = [
         {**camera.settings.model_dump(mode="json", include=kept, exclude_none=True), "source": "synthetic"} for camera in config.cameras
     ]
+    if not any(camera.settings.enabled for camera in config.cameras):  # which is wrong, and not what is asked here
+        cameras.append({"id": "_", "source": "synthetic"})
     request = {"model": model, "cameras": cameras, "path": None if config.path is None else str(config.path.absolute()), "infer": infer}
+    request["strict"] = infer or only_file
+    if only_file and config.runtime == "onnx":
+        model.setdefault("providers", ["CPUExecutionProvider"])
     command = [sys.executable, "-m", "edge_agent.models._trial"]
     path = _loading.model_path(config)
     try:
@@ -43,7 +54,7 @@ def attempt(config: AgentConfig, *, infer: bool, timeout_s: float = LONGEST_S) -
             command, input=json.dumps(request), capture_output=True, text=True, timeout=timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"model.path: {path} was not loaded within {timeout_s:.0f} s") from None
+        raise NotInTime(f"model.path: {path} was not loaded within {timeout_s:.0f} s") from None
     return _answer(done, path)
 
 
@@ -80,7 +91,7 @@ def main() -> None:
         path = None if request["path"] is None else Path(request["path"])
         tables = {"model": request["model"], "cameras": request["cameras"]}
         config = config_file.build(tables, plugins.PluginKinds(), path=path, environ={})
-        answer = describe(config, infer=request["infer"])
+        answer = describe(config, infer=request["infer"], strict=request["strict"])
     except ConfigError as error:
         answer = {"problems": [{"message": problem.message, "key": problem.key} for problem in error.problems]}
     except EdgeAgentError as error:

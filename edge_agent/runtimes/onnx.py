@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edge_agent.config import Table
-from edge_agent.errors import ConfigError, ModelError
+from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.runtimes import _onnx_binding, _onnx_file, _onnx_reopen, _providers
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
 
@@ -240,17 +240,17 @@ def _library() -> Any:
 
 
 def read_facts(path: Path) -> FileFacts | None:
-    """What the file says of itself. Raises ModelError for one that no library needs to be tried on."""
+    """What the file says of itself. Raises ModelBroken for one that no library needs to be tried on, ModelError if it cannot be read."""
     if path.suffix.lower() == ".ort":  # a format of the library's own
         return None
     try:
         facts = _onnx_file.read(path)
     except _onnx_file.Damaged as error:
-        raise ModelError(f"{path} is not a model that ONNX Runtime can run: {error}") from None
+        raise ModelBroken(f"{path} is not a model that ONNX Runtime can run: {error}") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     if facts.missing_files:
-        raise ModelError(f"{path} keeps its weights in other files, which must lie beside it: {'; '.join(facts.missing_files)}")
+        raise ModelBroken(f"{path} keeps its weights in other files, which must lie beside it: {'; '.join(facts.missing_files)}")
     return facts
 
 

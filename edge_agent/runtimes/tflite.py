@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from edge_agent.config import Table
-from edge_agent.errors import ConfigError, ModelError
+from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.runtimes import _tflite_file
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Quantization, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
 
@@ -122,11 +122,11 @@ def _delegate(library: Any, path: str) -> Any:
 
 
 def read_facts(path: Path) -> FileFacts:
-    """What the file says of itself. Raises ModelError for one that would crash a library, or that none can run."""
+    """What the file says of itself. Raises ModelBroken for one that would crash a library, ModelError if it cannot be read."""
     try:
         return _tflite_file.read(path)
     except _tflite_file.Damaged as error:
-        raise ModelError(f"{path} is not a model that TFLite can run: {error}") from None
+        raise ModelBroken(f"{path} is not a model that TFLite can run: {error}") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
 

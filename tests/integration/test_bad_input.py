@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import CLIP, CommandLine, free_port, needs, terminated, wait_until
+from tests.models.files import write
 
 CAMERA = '[[cameras]]\nid = "front"\nsource = "synthetic"\n'
 
@@ -37,6 +38,8 @@ class Case:
 
 MODEL = CAMERA + '[model]\npath = "{}"\n'
 PASSWORD = CAMERA + '[mqtt]\nusername = "u"\npassword_file = "{}"\n'
+PERSN = CAMERA + 'classes = ["persn"]\n'
+CHECK = ("check", "-c", "agent.toml")
 RUN = ("run", "-c", "agent.toml", "--seconds", "5")
 CASES = [
     Case("empty", (r"agent\.toml: cameras: none configured: add a \[\[cameras\]\] table",), ""),
@@ -73,8 +76,12 @@ CASES = [
     Case("text as .tflite", (r"text\.tflite is no tflite model: it does not begin like one",), MODEL.format("text.tflite")),
     Case("text as .onnx", (r"text\.onnx is no onnx model: it does not begin like one",), MODEL.format("text.onnx"), RUN),
     Case("zero bytes", (r"zero\.tflite is no tflite model: it is empty",), MODEL.format("zero.tflite")),
-    Case("a cut .tflite", (r"cut\.tflite is not a model that .* can run",), MODEL.format("cut.tflite"), RUN, code=1),
-    Case("a cut .onnx", (r"cut\.onnx is not a model that ONNX Runtime can run",), MODEL.format("cut.onnx"), RUN, code=1),
+    Case("a cut .tflite", (r"toml:5: model\.path: .*cut\.tflite is not a model that .* can run",), MODEL.format("cut.tflite")),
+    Case("a cut .onnx", (r"toml:5: model\.path: .*cut\.onnx is not a model that ONNX Runtime can run",), MODEL.format("cut.onnx")),
+    Case("a cut .tflite, run", (r"cut\.tflite is not a model that .* can run",), MODEL.format("cut.tflite"), RUN),
+    Case("a cut .onnx, run", (r"cut\.onnx is not a model that ONNX Runtime can run",), MODEL.format("cut.onnx"), RUN),
+    Case("opset of the future", (r"toml:5: model\.path: .*late\.onnx is not a model .*it needs opset 99",), MODEL.format("late.onnx")),
+    Case("opset of the future, run", (r"late\.onnx is not a model .*it needs opset 99",), MODEL.format("late.onnx"), RUN, code=1),
     Case("no model suffix", (r"agent\.toml:5: model\.path: 'text\.md' is no model file",), MODEL.format("text.md")),
     Case(
         "state under a file",
@@ -86,9 +93,34 @@ CASES = [
     Case("file missing", (r"agent\.toml:3: cameras\[0\]\.source: .*none\.mp4 does not exist",), CAMERA.replace("synthetic", "none.mp4")),
     Case("folder as file", (r"toml:3: cameras\[0\]\.source: .*folder\.mp4 is a folder",), CAMERA.replace("synthetic", "folder.mp4"), RUN),
     Case("no video", (r"text\.mp4",), CAMERA.replace("synthetic", "text.mp4"), (*RUN[:-1], "30"), code=65),
-    Case("unknown class", (r"toml:4: cameras\[0\]\.classes: 'persn' is no class of this model; ",), CAMERA + 'classes = ["persn"]\n', RUN),
-    Case("class number", (r"toml:5: model\.classes: there is no class 23; .* 0 to 22",), CAMERA + "[model]\nclasses = [23]\n", RUN),
+    *(
+        Case(f"unknown class, {command[0]}", (r"toml:4: cameras\[0\]\.classes: 'persn' is no class of this model; ",), PERSN, command)
+        for command in (CHECK, RUN)
+    ),
+    Case("class number", (r"toml:5: model\.classes: there is no class 23; .* 0 to 22",), CAMERA + "[model]\nclasses = [23]\n"),
+    Case("class number, run", (r"toml:5: model\.classes: there is no class 23; .* 0 to 22",), CAMERA + "[model]\nclasses = [23]\n", RUN),
     Case("labels missing", (r"agent\.toml:5: model\.labels: .*none\.txt cannot be read",), CAMERA + '[model]\nlabels = "none.txt"\n'),
+    *(
+        Case(
+            f"settings, files and model at once, {command[0]}",
+            (
+                r"toml:4: cameras\[0\]\.widht: unknown key",
+                r"toml:5: cameras\[0\]\.classes: 'persn' is no class of this model",
+                r"toml:7: mqtt\.tls\.ca_file: .*none\.pem is not a file",
+                r"toml:10: cameras\[1\]\.source: .*none\.mp4 does not exist",
+            ),
+            CAMERA
+            + 'widht = 5\nclasses = ["persn"]\n[mqtt.tls]\nca_file = "none.pem"\n'
+            + CAMERA.replace("front", "back").replace("synthetic", "none.mp4"),
+            command,
+        )
+        for command in (CHECK, RUN)
+    ),
+    Case(
+        "password twice",
+        (r"toml:7: mqtt\.password_file: is one place for the password",),
+        PASSWORD.replace("[mqtt]", '[mqtt]\npassword = "Sesame"').format("text.md"),
+    ),
     Case("password missing", (r"agent\.toml:6: mqtt\.password_file: .*none cannot be read",), PASSWORD.format("none")),
     Case("password empty", (r"mqtt\.password_file: .*zero\.tflite holds nothing",), PASSWORD.format("zero.tflite")),
     Case("TLS missing", (r"agent\.toml:5: mqtt\.tls\.ca_file: .*none\.pem is not a file",), CAMERA + '[mqtt.tls]\nca_file = "none.pem"\n'),
@@ -103,6 +135,7 @@ def furnish(folder: Path) -> None:
     (folder / "zero.tflite").write_bytes(b"")
     (folder / "cut.tflite").write_bytes(b"\x1c\0\0\0TFL3" + b"\0" * 100)
     (folder / "cut.onnx").write_bytes(b"\x08\x07" + b"\xff" * 100)
+    write(folder / "late.onnx", opset=99)
     (folder / "pictures").mkdir()
     (folder / "folder.mp4").mkdir()
 
@@ -248,11 +281,11 @@ def test_unreadable_things_that_the_file_names(ordinary: Ordinary) -> None:
     assert done.returncode == 78
     keys = re.findall(r"^error: \S+:(\d+): (\S+): ", done.stderr, re.MULTILINE)
     assert keys == [
-        ("10", "device.state_dir"),
         ("2", "model.path"),
         ("4", "mqtt.password_file"),
         ("5", "mqtt.tls.ca_file"),
         ("8", "cameras[0].source"),
+        ("10", "device.state_dir"),
     ]
     (ordinary.folder / "agent.toml").write_text(CAMERA + '[device]\nstate_dir = "closed/state"\n')
     done = ordinary.run("run", "-c", "agent.toml", "--seconds", "5")

@@ -11,7 +11,8 @@ where the picture that is served is one that has to be decoded anyway, which is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -88,13 +89,14 @@ class PacketKinds:
 
 @dataclass
 class _Rhythm:
-    """How far apart certain packets are (restarts, or those that others depend on), where two gaps in a row were equally long."""
+    """How far apart certain packets are (restarts, or those that others depend on), where two of the last three gaps were equal."""
 
     since: int = 0
     length: int = 0
-    steady: bool = False
+    """Packets from one to the next; 0 where that cannot be told."""
     began: float | None = None
     interval_s: float = 0.0
+    gaps: deque[int] = field(default_factory=lambda: deque(maxlen=3))
 
     def note(self, now: float, *, one: bool) -> None:
         """A packet came, which is one of them or not."""
@@ -103,14 +105,15 @@ class _Rhythm:
             return
         length = self.since + 1
         if self.began is not None:
-            self.steady = length == self.length
+            self.gaps.append(length)
             self.interval_s = (now - self.began) / length
-            self.length = length
+            usual, times = Counter(self.gaps).most_common(1)[0]
+            self.length = usual if times > 1 else 0
         self.began, self.since = now, 0
 
     def next_due(self, now: float) -> float | None:
         """When the next of them is due: monotonic seconds; None if that cannot be told."""
-        if not self.steady or self.since >= self.length:
+        if self.since >= self.length:
             return None
         return now + (self.length - self.since) * self.interval_s
 

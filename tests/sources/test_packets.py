@@ -143,6 +143,28 @@ def test_how_many_are_decoded_for_each_that_is_wanted(coded: Callable[[str], Cli
     assert passed / len(played.wanted & settled) <= at_most
 
 
+@pytest.mark.parametrize(("name", "busy", "at_most"), [("b", 2.9, 1.3), ("b", 5.9, 2.3), ("short_groups", 5.8, 1.3), ("h265", 2.9, 1.75)])
+def test_a_picture_that_is_decoded_anyway_is_waited_for_where_it_comes_soon(
+    coded: Callable[[str], Clip], name: str, busy: float, at_most: float
+) -> None:
+    """The model takes what comes first of those that are let through, and is then busy; a fifth of an interval may be waited."""
+    clip = coded(name)
+    skipper = PacketSkipper(PacketKinds(clip.codec, clip.headers))
+    until, cheaper_by, passed, taken = 100.0, 100.0, 0, []
+    for number, packet in enumerate(clip.packets):
+        now = 100 + number / FPS
+        through = skipper.take(packet, now)
+        passed += len(through) if number >= 30 else 0
+        if through and now >= until:
+            taken.append(number)
+            until = now + busy / FPS
+            cheaper_by = until + (0.2 + (len(taken) < 10) * 3) / FPS  # at first it may wait for longer, to fall into step
+            skipper.until(until - 1 / FPS, cheaper_by)
+    taken = [number for number in taken if number >= 30]
+    assert passed / len(taken) <= at_most
+    assert (taken[-1] - taken[0]) / (len(taken) - 1) <= busy * 1.05, "and hardly a frame is served less for it"
+
+
 @pytest.mark.parametrize("name", list(CODINGS))
 def test_nothing_is_left_out_where_nobody_says_so(coded: Callable[[str], Clip], name: str) -> None:
     clip = coded(name)

@@ -134,9 +134,9 @@ def _read(found: Inspection, path: Path) -> None:
 
 def _load(found: Inspection, config: AgentConfig) -> None:
     answer = _trial.attempt(config, infer=False)
-    problem, mendable = answer.pop("problem", None), answer.pop("mendable", True)
+    problem, lasting = answer.pop("problem", None), answer.pop("lasting", True)
     found.providers = [answer.pop("accelerator")]
     for key, value in answer.items():
         setattr(found, key, value)
     if problem is not None:
-        raise ConfigError(problem) if mendable else ModelError(problem)
+        raise ConfigError(problem) if lasting else ModelError(problem)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_agent import plugins
 from edge_agent.config import AgentConfig
-from edge_agent.errors import ConfigError, EdgeAgentError
+from edge_agent.errors import EdgeAgentError, ExitCode
 from edge_agent.image import BgrImage
 from edge_agent.models import _loading
 from edge_agent.models._description import stated_size
@@ -46,7 +46,7 @@ def describe(config: AgentConfig, *, infer: bool, strict: bool) -> dict[str, Any
     except EdgeAgentError as error:
         if strict:
             raise
-        return {**found, "problem": str(error), "mendable": isinstance(error, ConfigError)}
+        return {**found, "problem": str(error), "lasting": error.exit_code == ExitCode.CONFIG}
     if infer:
         width, height = model.input_size
         grey = BgrImage(np.full((height, width, 3), _GREY, np.uint8))

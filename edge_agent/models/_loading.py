@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraSettings, ModelSettings
-from edge_agent.errors import ConfigError, ModelError, Problem
+from edge_agent.errors import ConfigError, ModelBroken, Problem
 from edge_agent.models import _threads
 from edge_agent.models._description import described, read_texts, stated_size
 from edge_agent.models.base import Family, Model, Thresholds
@@ -137,10 +137,10 @@ def load(
 
 
 def check_inputs(graph: GraphSpec, path: Path) -> None:
-    """Raises ModelError for a graph that is not fed with one picture."""
+    """Raises ModelBroken for a graph that is not fed with one picture."""
     if len(graph.inputs) != 1 and [spec.name for spec in graph.inputs[1:]] != ["orig_target_sizes"]:
         others = ", ".join(repr(spec.name) for spec in graph.inputs[1:]) or "none at all"
-        raise ModelError(f"{path} has {len(graph.inputs)} inputs; a detector has one, the picture, and this one also wants {others}")
+        raise ModelBroken(f"{path} has {len(graph.inputs)} inputs; a detector has one, the picture, and this one also wants {others}")
 
 
 def configured_family(config: AgentConfig, graph: GraphSpec, label_count: int | None) -> Family:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.errors import ModelError
+from edge_agent.errors import ModelBroken
 from edge_agent.image import Image, Order, Pixels
 from edge_agent.runtimes.base import Tensor, TensorSpec
 
@@ -149,7 +149,7 @@ def _channels(value: float | Channels) -> Channels:
 
 
 def input_layout(spec: TensorSpec) -> tuple[Literal["NCHW", "NHWC"], tuple[int, int]]:
-    """Layout, and (width, height), of an image input. Raises ModelError for anything else."""
+    """Layout, and (width, height), of an image input. Raises ModelBroken for anything else."""
     shape = spec.shape
     if len(shape) == 4 and shape[0] in {1, -1} and all(size > 0 for size in shape[1:]):
         if shape[3] == 3:
@@ -157,7 +157,7 @@ def input_layout(spec: TensorSpec) -> tuple[Literal["NCHW", "NHWC"], tuple[int, 
         if shape[1] == 3:
             return "NCHW", (shape[3], shape[2])
     open_ones = "; export it with a fixed input size" if -1 in shape[1:] else ""
-    raise ModelError(f"input {spec.name!r} has shape {list(shape)}, not one picture of 3 channels{open_ones}")
+    raise ModelBroken(f"input {spec.name!r} has shape {list(shape)}, not one picture of 3 channels{open_ones}")
 
 
 def _byte_table(spec: TensorSpec, form: InputFormat) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from edge_agent import config_file, plugins
 from edge_agent.config import AgentConfig
-from edge_agent.errors import ConfigError, EdgeAgentError, ModelError, Problem
+from edge_agent.errors import ConfigError, EdgeAgentError, ModelBroken, ModelError, Problem
 from edge_agent.models import _loading
 
 LONGEST_S = 300.0
@@ -66,7 +66,7 @@ def _answer(done: subprocess.CompletedProcess[str], path: Path) -> dict[str, Any
     if "problems" in answer:
         raise ConfigError(*(Problem(**problem) for problem in answer["problems"]))
     if "error" in answer:
-        raise ModelError(answer["error"])
+        raise (ModelBroken if answer["broken"] else ModelError)(answer["error"])
     return answer
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     except ConfigError as error:
         answer = {"problems": [{"message": problem.message, "key": problem.key} for problem in error.problems]}
     except EdgeAgentError as error:
-        answer = {"error": str(error)}
+        answer = {"error": str(error), "broken": isinstance(error, ModelBroken)}
     out.write(json.dumps(answer))
     out.flush()
     os._exit(0)  # some libraries crash when they are taken down

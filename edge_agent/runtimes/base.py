@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.config import Table
-from edge_agent.errors import ConfigError, ModelError
+from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.host import read_host
 
 Tensor = NDArray[np.generic]
@@ -124,6 +124,14 @@ class Runtime(ABC):
     def fix(self, name: str, value: Tensor) -> None:
         """Give an input besides the picture its value, for all inferences. Raises ModelError where there is none such."""
         raise ModelError(f"{self.spec.runtime} takes no input {name!r} besides the picture")
+
+
+def refusal(text: str, *, elsewhere: bool = False) -> ModelError:
+    """Why a file was not loaded, as the error to raise: trying again helps only where memory or another device was short.
+
+    ``elsewhere``: a device that may come and go was to run it.
+    """
+    return ModelError(text) if elsewhere or "alloc" in text.rpartition("can run: ")[2].lower() else ModelBroken(text)
 
 
 def silent(_what: str, _seconds: float) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.runtimes import _onnx_binding, _onnx_file, _onnx_reopen, _providers
-from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
+from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec, refusal, with_fixed_size
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class OnnxRuntime(Runtime):
             try:
                 self._session = loader.load(str(context.path))
             except Exception as error:  # the library's exceptions have no useful common base
-                raise ModelError(
+                raise refusal(
                     f"{context.path} is not a model that ONNX Runtime {ort.__version__} can run: {_reason(error, facts)}"
                 ) from None
             self._reopen(context, loader.load)
@@ -97,7 +97,7 @@ class OnnxRuntime(Runtime):
         metadata = dict(session.get_modelmeta().custom_metadata_map)
         inputs = sorted(map(_spec, session.get_inputs()), key=lambda spec: len(spec.shape) != 4)  # the picture first
         if not inputs:
-            raise ModelError(f"{context.path} has no input: it is no model of pictures")
+            raise ModelBroken(f"{context.path} has no input: it is no model of pictures")
         known = None if -1 not in inputs[0].shape[1:] else self._own_size or _metadata_size(metadata)
         size = context.input_size or known
         inputs[0] = with_fixed_size(inputs[0], size, context.path)
@@ -235,7 +235,8 @@ def _library() -> Any:
     except ImportError as error:
         raise ConfigError(f"running .onnx models needs the package onnxruntime: pip install onnxruntime ({error})") from None
     library: Any = onnxruntime
-    library.set_default_logger_severity(4)  # what matters of it comes as an exception too, and is told in our words
+    with contextlib.suppress(AttributeError):
+        library.set_default_logger_severity(4)  # what matters of it comes as an exception too, and is told in our words
     return library
 
 

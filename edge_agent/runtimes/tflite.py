@@ -20,7 +20,17 @@ from pydantic import Field
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.runtimes import _tflite_file
-from edge_agent.runtimes.base import FileFacts, GraphSpec, Quantization, Runtime, RuntimeContext, Tensor, TensorSpec, with_fixed_size
+from edge_agent.runtimes.base import (
+    FileFacts,
+    GraphSpec,
+    Quantization,
+    Runtime,
+    RuntimeContext,
+    Tensor,
+    TensorSpec,
+    refusal,
+    with_fixed_size,
+)
 
 LIBRARIES = (("ai_edge_litert.interpreter", "ai-edge-litert", "LiteRT"), ("tflite_runtime.interpreter", "tflite-runtime", "tflite-runtime"))
 _MAX_METADATA = 1024 * 1024
@@ -51,10 +61,11 @@ class TfliteRuntime(Runtime):
                 self._fix_size(context)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise ModelError(f"{context.path} is not a model that {name} can run: {_reason(error, facts)}") from None
+            text = f"{context.path} is not a model that {name} can run: {_reason(error, facts)}"
+            raise refusal(text, elsewhere=config.delegate is not None) from None
         inputs = sorted(self._interpreter.get_input_details(), key=lambda details: len(details["shape"]) != 4)  # the picture first
         if not inputs:
-            raise ModelError(f"{context.path} has no input: it is no model of pictures")
+            raise ModelBroken(f"{context.path} has no input: it is no model of pictures")
         outputs = self._interpreter.get_output_details()
         metadata, labels = _associated_files(context.path)
         accelerator = "CPU (XNNPACK)" if config.delegate is None else f"delegate {Path(config.delegate).name}"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from edge_agent.errors import ConfigError, ModelError
+from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.image import BgrImage
 from edge_agent.models.base import Thresholds
 from edge_agent.runtimes import _onnx_file, _tflite_file
+from edge_agent.runtimes.base import refusal
 from tests.conftest import MODEL
 from tests.models.files import load, one_object, write
 from tests.models.reference import iou
@@ -62,6 +64,20 @@ def test_what_is_no_model_is_told_by_its_first_bytes(tmp_path: Path) -> None:
 
 def test_an_opset_from_the_future_is_named_with_what_is_known(tmp_path: Path) -> None:
     assert "it needs opset 99, and this version knows up to" in refused(write(tmp_path / "m.onnx", opset=99))
+
+
+@pytest.mark.parametrize("made", [{"opset": 99}, {"operator": ("my.ops", "Frobnicate")}])
+def test_what_no_further_try_can_help_is_not_tried_again(tmp_path: Path, made: dict[str, Any]) -> None:
+    """systemd starts an agent again that ends with 1, and not one that ends with 78."""
+    with pytest.raises(ModelBroken) as caught:
+        load(write(tmp_path / "m.onnx", **made))
+    assert caught.value.exit_code == 78
+
+
+def test_memory_that_was_short_may_be_there_the_next_time() -> None:
+    assert refusal("m.onnx is not a model that X can run: std::bad_alloc").exit_code == 1
+    assert refusal("/allocated/m.onnx is not a model that X can run: its graph is invalid").exit_code == 78
+    assert refusal("m.onnx is not a model that X can run: no device", elsewhere=True).exit_code == 1
 
 
 def test_operators_of_the_files_own_are_named(tmp_path: Path) -> None:

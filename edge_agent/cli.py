@@ -96,6 +96,8 @@ def run(config_file: Path | None, seconds: float | None) -> None:
     Reads agent.toml, opens the cameras, and publishes detections and heartbeats until SIGTERM or Ctrl-C,
     or until every source that has an end has reached it.
     """
+    for asked in (signal.SIGTERM, signal.SIGINT):  # until app.run takes them: while libraries are imported there is nothing to drain
+        signal.signal(asked, lambda *_: os._exit(int(ExitCode.OK)))
     from edge_agent import app, logs
     from edge_agent.notify import Notifier
 

@@ -227,6 +227,20 @@ def test_sigterm_while_nothing_can_be_reached_leaves_within_5_s(edge_agent: Comm
         connection.close()
 
 
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_anything_is_started_is_a_clean_stop(edge_agent: CommandLine, asked: signal.Signals) -> None:
+    """agent.toml is a pipe, so it is known how far the agent has come."""
+    pipe = edge_agent.folder / "agent.toml"
+    os.mkfifo(pipe)
+    with terminated(edge_agent.start("run", "-c", str(pipe))) as agent:
+        writer = os.open(pipe, os.O_WRONLY)  # returns when the agent has opened it
+        agent.send_signal(asked)
+        assert agent.wait(5) == 0
+        os.close(writer)
+        assert agent.stderr is not None
+        assert agent.stderr.read() == ""
+
+
 def test_sigterm_is_answered_while_nobody_reads_the_log(edge_agent: CommandLine) -> None:
     """stderr is a pipe that is full."""
     config = write_config(edge_agent.folder, free_port(), {"source": "synthetic"}, extra='[log]\nlevel = "debug"')

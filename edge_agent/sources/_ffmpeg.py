@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from edge_agent.sources._decoders import Decode, candidates
 from edge_agent.sources._ffmpeg_decoder import Decoder, Packets
 from edge_agent.sources._ffmpeg_errors import error_code, network_fault, refuse_unverified
 from edge_agent.sources._ffmpeg_images import image_of
+from edge_agent.sources._ffmpeg_pictures import Pictures
 from edge_agent.sources._ffmpeg_times import Arrivals, Timestamps
 from edge_agent.sources._jpeg import JPEG_DECODER, jpeg_size
 from edge_agent.sources._network import reason_of
@@ -29,14 +29,9 @@ from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
-    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 _ATTACHED_PICTURE = 0x400
-MAX_UNDECODABLE = 300
-"""Packets in a row without one picture before a file or stream counts as undecodable."""
-LONGEST_GROUP_S = 30.0
-"""And for a camera also so much time: some send a key frame every twenty seconds."""
 _USUAL_INTERVAL_S = 1 / 25
 _USUAL_GAP_S = 0.5
 """What the last frame of a whole file may be away from its declared end."""
@@ -66,23 +61,25 @@ class FfmpegSource(Source):
 
     def __init__(self, target: FfmpegTarget) -> None:
         self.live = target.live
-        self.decoded_total = 0
-        """Pictures that were decoded since this was made, whatever became of them."""
         self._target = target
         self._container: InputContainer | None = None
         self._packets: Iterator[Packet[VideoStream]] = iter(())
-        self._decoder: Decoder | None = None
-        self._wanted: deque[Packet[VideoStream]] = deque()
-        self._decoded: deque[tuple[VideoFrame, float]] = deque()
         self._timestamps = Timestamps(_USUAL_INTERVAL_S)
-        self._arrivals = Arrivals(parsed=False)
-        self._skipper = PacketSkipper(PacketKinds(""))
+        self._decoded_before = 0
+        self._pictures = self._new_pictures("")
         self._jpeg = False
-        self._undecodable = 0
-        self._started = False
-        self._decoded_at = 0.0
         self._packets_read = 0
         self._declared: tuple[int, float | None] = (0, None)
+
+    @property
+    def decoded_total(self) -> int:
+        """Pictures that were decoded since this was made, whatever became of them."""
+        return self._decoded_before + self._pictures.decoded_total
+
+    def _new_pictures(self, codec: str, *, interlaced: bool = False, headers: bytes | None = None) -> Pictures:
+        target, kinds = self._target, PacketKinds("" if interlaced else codec, headers)
+        arrivals = Arrivals(parsed=codec in _PARSED)
+        return Pictures(target.shown, PacketSkipper(kinds), arrivals, live=self.live, read_timeout_s=target.read_timeout_s)
 
     def open(self) -> StreamInfo:
         self.close()
@@ -105,16 +102,14 @@ class FfmpegSource(Source):
             late = time.monotonic() - asked >= target.open_timeout_s
             raise self._cannot_open(error, late=late) from None
         self._declared = _declared(self._container, stream)
-        self._decoded_at = time.monotonic()
         codec = stream.codec_context.name
-        self._arrivals = Arrivals(parsed=codec in _PARSED)
+        self._pictures = self._new_pictures(codec, interlaced=_is_interlaced(stream), headers=stream.codec_context.extradata)
         if self.live and codec == "mjpeg":  # each picture for itself: not decoded before it is served
             self._jpeg = True
             return self._describe(stream, None)
-        self._skipper = PacketSkipper(PacketKinds("" if _is_interlaced(stream) else codec, stream.codec_context.extradata))
-        self._decoder = Decoder(stream, candidates(codec, target.decode), Packets(self._next_packet, target.open_timeout_s), target.shown)
-        self._deliver(self._decoder.frames)
-        return self._describe(stream, self._decoder)
+        decoder = Decoder(stream, candidates(codec, target.decode), Packets(self._next_packet, target.open_timeout_s), target.shown)
+        self._pictures.decode_with(decoder)
+        return self._describe(stream, decoder)
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
         for stream in container.streams.video:
@@ -151,7 +146,7 @@ class FfmpegSource(Source):
 
     def _read_jpeg(self) -> Reading:
         packet = self._next_packet()
-        data, came = bytes(packet), self._arrivals.of(packet.pts, time.monotonic())
+        data, came = bytes(packet), self._pictures.arrivals.of(packet.pts, time.monotonic())
         try:
             width, height = jpeg_size(data)
         except ValueError as error:
@@ -159,23 +154,14 @@ class FfmpegSource(Source):
         return Reading(JpegImage(data, width, height), came, float(packet.pts * packet.time_base) if packet.pts is not None else None)
 
     def _read_decoded(self) -> Reading:
-        asked = time.monotonic()
-        while not self._decoded:
-            if self._wanted:
-                self._decode(self._wanted.popleft())
-                self._sign_of_life(asked)
-            else:
-                packet = self._next_packet()
-                self._wanted.extend(self._skipper.take(packet, time.monotonic()) if self.live else [packet])
-        frame, arrived = self._decoded.popleft()
-        self._started = True
+        frame, arrived = self._pictures.next(self._next_packet)
         return Reading(image_of(frame), arrived, frame.time if self.live else self._timestamps.next(frame.time))
 
     def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
-        self._skipper.until(at, cheaper_by)
+        self._pictures.skipper.until(at, cheaper_by)
 
     def left_out(self) -> int:
-        return self._skipper.left_out()
+        return self._pictures.skipper.left_out()
 
     def _next_packet(self) -> Packet[VideoStream]:
         import av
@@ -185,7 +171,7 @@ class FfmpegSource(Source):
         try:
             packet = next(self._packets)
         except StopIteration:
-            self._skipper.lost()
+            self._pictures.skipper.lost()
             raise EndOfStream(f"{self._target.shown} ended") from None
         except (av.FFmpegError, OSError) as error:
             code, reason = error_code(error), reason_of(error)
@@ -194,50 +180,18 @@ class FfmpegSource(Source):
         late = self.live and now - asked >= self._target.read_timeout_s
         if packet is not None and not late:
             self._packets_read += bool(packet.size)
-            self._arrivals.note(packet.pts, now)
+            self._pictures.arrivals.note(packet.pts, now)
             return packet
-        self._skipper.lost()
+        self._pictures.skipper.lost()
         if late or code is SourceErrorCode.TIMEOUT:
             code, reason = SourceErrorCode.TIMEOUT, f"nothing came for {self._target.read_timeout_s:g} s"
         raise SourceUnavailable(f"{self._target.shown} was lost: {reason}", code)
 
-    def _decode(self, packet: Packet[VideoStream]) -> None:
-        import av
-
-        assert self._decoder is not None, "read() before open()"
-        damaged = None
-        try:
-            self._deliver(self._decoder.decode(packet))
-        except (av.FFmpegError, OSError) as error:  # a damaged packet; the next ones may do
-            damaged = reason_of(error)
-        now = time.monotonic()
-        self._undecodable = 0 if self._decoded else self._undecodable + 1
-        self._decoded_at = now if self._decoded else self._decoded_at
-        if self._undecodable > MAX_UNDECODABLE and (not self.live or now - self._decoded_at > LONGEST_GROUP_S):
-            kind = SourceUnavailable if self.live else SourceBroken
-            raise kind(f"{self._target.shown} sends nothing that can be decoded", SourceErrorCode.CODEC_UNSUPPORTED)
-        # Before its first key frame a camera that was joined in the middle sends what nobody can decode: no loss.
-        if damaged and (self._started or not self.live):
-            raise FrameUnreadable(f"{self._target.shown} holds damaged data: {damaged}")
-
-    def _sign_of_life(self, asked: float) -> None:
-        """A camera that was joined in the middle of a long group sends, and nothing of it can be shown yet."""
-        waited = time.monotonic() - asked
-        if self.live and not self._decoded and waited > self._target.read_timeout_s:
-            raise FrameUnreadable(f"{self._target.shown} sends nothing that can be decoded without a key frame, which has not come yet")
-
-    def _deliver(self, frames: Iterable[VideoFrame]) -> None:
-        now = time.monotonic()
-        for frame in frames:
-            self.decoded_total += 1
-            self._decoded.append((frame, self._arrivals.of(frame.pts, now) if self.live else now))
-
     def close(self) -> None:
         self._packets = iter(())
-        self._decoder = None
-        self._wanted.clear()
-        self._decoded.clear()
-        self._undecodable, self._started, self._packets_read, self._jpeg = 0, False, 0, False
+        self._decoded_before = self.decoded_total
+        self._pictures = self._new_pictures("")
+        self._packets_read, self._jpeg = 0, False
         container, self._container = self._container, None
         if container is not None:
             with contextlib.suppress(Exception):  # of PyAV's own, which is not imported for this

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from edge_agent.errors import EndOfStream, SourceErrorCode, SourceUnavailable
 from edge_agent.sources._decoders import Candidate, Plan
@@ -29,10 +29,18 @@ class Packets(NamedTuple):
     """Longest time that all of them may take."""
 
 
+class Coded(Protocol):
+    """A stream of FFmpeg's, or what is one without a container; ``codec_context`` is of the decoder in software."""
+
+    @property
+    def codec_context(self) -> VideoCodecContext:
+        """Not yet opened."""
+
+
 class Decoder:
     """Packets in, frames out. ``frames`` are those that came of proving the hardware: the first to be delivered."""
 
-    def __init__(self, stream: VideoStream, plan: Plan, packets: Packets, shown: str) -> None:
+    def __init__(self, stream: Coded, plan: Plan, packets: Packets, shown: str) -> None:
         """Try the plan's candidates. One in hardware is fed with packets until it gives a picture.
 
         Raises SourceUnavailable where none works, and what ``packets.next`` raises.
@@ -66,7 +74,7 @@ class Decoder:
         """The frames that a packet completes. Raises PyAV's errors."""
         yield from self._context.decode(packet)
 
-    def _try(self, candidate: Candidate, stream: VideoStream, packets: Packets) -> str | None:
+    def _try(self, candidate: Candidate, stream: Coded, packets: Packets) -> str | None:
         """Open a candidate in hardware and see a picture of it; why not, otherwise."""
         import av
 
@@ -100,7 +108,7 @@ class Decoder:
             return []
 
 
-def _context_of(name: str, stream: VideoStream) -> VideoCodecContext:
+def _context_of(name: str, stream: Coded) -> VideoCodecContext:
     import av
     from av.video.codeccontext import VideoCodecContext
 

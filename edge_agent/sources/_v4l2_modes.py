@@ -4,7 +4,8 @@ In this order: the size, the rate, the cost. Cost is an order of classes and not
 
 0. pixels that need no decoding (NV12, then YUYV, ...) while they take at most ``RAW_BUDGET`` of what their bus carries;
 1. MJPG: a tenth of the bytes; a frame that is served is decoded, at reduced scale, and one that is not costs nothing;
-2. pixels that need no decoding and take more than that.
+2. H.264: the fewest bytes, and nearly every picture has to be decoded, also those that nobody is served, as others refer to it;
+3. pixels that need no decoding and take more than that.
 
 USB 2 carries 24.576 MB/s for a camera (3 packets of 1024 bytes every 125 us, USB 2.0 specification 5.6.3); half of it, so that
 a second camera fits. Elsewhere (USB 3, CSI, PCI, virtual devices) nothing but the processor's copies limits.
@@ -21,7 +22,8 @@ BYTES_PER_PIXEL = {"NV12": 1.5, "NM12": 1.5, "YU12": 1.5, "GREY": 1.0, "YUYV": 2
 """What is served without decoding."""
 _RAW_ORDER = ("NV12", "NM12", "YU12", "YUYV", "UYVY", "GREY", "BGR3")
 COMPRESSED = ("MJPG", "JPEG")
-FORMATS = (*COMPRESSED, *_RAW_ORDER)
+H264 = "H264"
+FORMATS = (*COMPRESSED, H264, *_RAW_ORDER)
 """All that we can read."""
 SLOW_BUS_BUDGET = 12_288_000.0
 """Bytes a second of undecoded pixels that are welcome on a USB 2 bus."""
@@ -150,8 +152,10 @@ def cost(mode: Mode, budget: float) -> tuple[int, int]:
     """The order in which modes of one size and rate are taken; see the module's text."""
     if mode.fourcc in COMPRESSED:
         return 1, COMPRESSED.index(mode.fourcc)
+    if mode.fourcc == H264:
+        return 2, 0
     load = BYTES_PER_PIXEL[mode.fourcc] * mode.width * mode.height * (mode.fps or 30)
-    return (0 if load <= budget else 2), _RAW_ORDER.index(mode.fourcc)
+    return (0 if load <= budget else 3), _RAW_ORDER.index(mode.fourcc)
 
 
 def _has_size(offer: Offer, wanted: Wanted) -> bool:

@@ -34,7 +34,7 @@ def picture(given: PictureFormat, planes: Sequence[Plane]) -> Image:
     data = planes[0]
     if given.fourcc in COMPRESSED:
         try:  # its own size: there are cameras whose JPEGs are some lines higher than what was negotiated
-            return JpegImage(data, *jpeg_size(memoryview(data)))
+            return JpegImage(data, *jpeg_size(data.data))
         except ValueError as error:
             raise FrameUnreadable(f"{data.size} bytes that are no JPEG: {error}") from None
     bytes_a_line = width * _BYTES.get(given.fourcc, 1)

@@ -1,7 +1,8 @@
 """Webcams through V4L2. Buffers are taken raw (MJPG, NV12, YUYV), so that a frame nobody serves is never decoded.
 
-How a camera is found is in ``_v4l2_devices``, what is asked of it in ``_v4l2_modes`` and ``_v4l2_controls``, how it streams in
-``_v4l2_stream``; why this is done over the kernel's own interface, in docs/decisions/0004-v4l2.md.
+H.264 goes the way of network streams (``_v4l2_h264``). How a camera is found is in ``_v4l2_devices``, what is asked of it in
+``_v4l2_modes`` and ``_v4l2_controls``, how it streams in ``_v4l2_stream``; why this is done over the kernel's own interface, in
+docs/decisions/0004-v4l2.md.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
-from edge_agent.config import Table, not_bool
+from edge_agent.config import not_bool
 from edge_agent.errors import ConfigError, SourceErrorCode, SourceUnavailable
 from edge_agent.libraries import ensure
 from edge_agent.redaction import redact
@@ -22,9 +23,11 @@ from edge_agent.sources import _v4l2 as kernel
 from edge_agent.sources import _v4l2_controls as v4l2_controls
 from edge_agent.sources import _v4l2_devices as v4l2_devices
 from edge_agent.sources import _v4l2_modes as modes
+from edge_agent.sources._jpeg import JPEG_DECODER
+from edge_agent.sources._v4l2_h264 import CodedPictures
 from edge_agent.sources._v4l2_pictures import picture
-from edge_agent.sources._v4l2_stream import Lost, Silent, Stream
-from edge_agent.sources.base import FrameUnreadable, Pixels, Reading, Source, SourceContext, StreamInfo
+from edge_agent.sources._v4l2_stream import Buffer, Lost, Silent, Stream
+from edge_agent.sources.base import DecodeConfig, FrameUnreadable, Pixels, Reading, Source, SourceContext, StreamInfo
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ LONGEST_SILENCE_S = 0.5
 """A picture is handed out at least so often even if nobody is going to want it, as a sign of life."""
 
 
-class Config(Table):
+class Config(DecodeConfig):
     """Keys of a webcam."""
 
     width: Pixels = 1280
@@ -42,8 +45,8 @@ class Config(Table):
     """Pixels. As width; left out: the nearest to 720."""
     fps: Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1000)] = 30
     """Frames per second. As width; left out: the nearest to 30."""
-    format: Literal["auto", "MJPG", "JPEG", "NV12", "NM12", "YU12", "YUYV", "UYVY", "GREY", "BGR3"] = "auto"
-    """Pixel format; "auto": by what it costs (docs/cameras.md): NV12, YUYV where the USB has room for it, else MJPG."""
+    format: Literal["auto", "MJPG", "JPEG", "H264", "NV12", "NM12", "YU12", "YUYV", "UYVY", "GREY", "BGR3"] = "auto"
+    """Pixel format; "auto": by what it costs (docs/cameras.md): NV12, YUYV where the USB has room for it, else MJPG, else H.264."""
     controls: dict[str, StrictBool | StrictInt | StrictStr] = {}
     """Exposure, focus and so on, by the names of "edge-agent devices": { power_line_frequency = "50 Hz", focus_absolute = 30 }."""
 
@@ -63,6 +66,7 @@ class V4l2Source(Source):
         self._path, self._config = path, config
         self._node: kernel.Node | None = None
         self._stream: Stream | None = None
+        self._coded: CodedPictures | None = None
         self._format = kernel.PictureFormat("", 0, 0)
         self._unwanted_before = 0.0
         self._left_out = 0
@@ -101,11 +105,19 @@ class V4l2Source(Source):
         for difference in v4l2_controls.apply(node, self._config.controls):
             log.warning("%s: %s", self._path, difference)
         self._format = given
+        if given.fourcc in modes.COMPRESSED and self._config.decode == "hardware":
+            reason = f'{given.fourcc} is decoded in software by this kind; kind = "gstreamer" can use a board\'s decoder'
+            raise SourceUnavailable(f"{self._path}: {reason}", SourceErrorCode.CODEC_UNSUPPORTED)
         self._stream = Stream(node, kind)
         fps = fps or mode.fps  # some drivers tell their rates and have no say in them
         negotiated = modes.Mode(given.fourcc, given.width, given.height, fps)
-        decoder = "jpeg (libjpeg-turbo, software)" if given.fourcc in modes.COMPRESSED else f"none ({given.fourcc})"
-        return StreamInfo(given.width, given.height, fps, decoder, mode=str(negotiated))
+        if given.fourcc == modes.H264:
+            self._coded = CodedPictures(self._path, given, self._config.decode, lambda: self._next(0.0), READ_TIMEOUT_S)
+            self._coded.skipper.until(self._unwanted_before)
+            decoder, why = self._coded.decoder, self._coded.decoder.reason
+            return StreamInfo(given.width, given.height, fps, decoder.shown, decoder.candidate.hardware, why, str(negotiated))
+        shown = JPEG_DECODER if given.fourcc in modes.COMPRESSED else f"none ({given.fourcc})"
+        return StreamInfo(given.width, given.height, fps, shown, mode=str(negotiated))
 
     def _wanted(self, capability: kernel.Capability) -> modes.Wanted:
         config = self._config
@@ -122,16 +134,23 @@ class V4l2Source(Source):
         return SourceUnavailable(f"{self._path} does not start: {error.strerror}")
 
     def read(self) -> Reading:
-        stream = self._stream
-        assert stream is not None, "read() before open()"
+        if self._coded is not None:
+            return self._coded.read()
         deliver_from = time.monotonic() + LONGEST_SILENCE_S
+        while (buffer := self._next(0.0 if time.monotonic() >= deliver_from else self._unwanted_before)) is None:
+            self._left_out += 1
+        if buffer.damaged:
+            raise FrameUnreadable(f"{self._path} sent a picture that its driver calls damaged")
         try:
-            while True:
-                due = time.monotonic() >= deliver_from
-                buffer = stream.next(READ_TIMEOUT_S, 0.0 if due else self._unwanted_before)
-                if buffer is not None:
-                    break
-                self._left_out += 1
+            return Reading(picture(self._format, buffer.planes), buffer.arrived_at)
+        except FrameUnreadable as error:
+            raise FrameUnreadable(f"{self._path} sent {error}") from None
+
+    def _next(self, unwanted_before: float) -> Buffer | None:
+        """What the driver filled next; None for what came too early to be wanted. Raises SourceUnavailable."""
+        assert self._stream is not None, "read() before open()"
+        try:
+            return self._stream.next(READ_TIMEOUT_S, unwanted_before)
         except Silent as silence:
             gone = not Path(self._path).exists()
             code = SourceErrorCode.UNPLUGGED if gone else SourceErrorCode.TIMEOUT
@@ -140,21 +159,18 @@ class V4l2Source(Source):
             gone = loss.gone or not Path(self._path).exists()
             code = SourceErrorCode.UNPLUGGED if gone else SourceErrorCode.FAILED
             raise SourceUnavailable(f"{self._path} {'was unplugged' if gone else loss}", code) from None
-        if buffer.damaged:
-            raise FrameUnreadable(f"{self._path} sent a picture that its driver calls damaged")
-        try:
-            return Reading(picture(self._format, buffer.planes), buffer.arrived_at)
-        except FrameUnreadable as error:
-            raise FrameUnreadable(f"{self._path} sent {error}") from None
 
     def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
         self._unwanted_before = at
+        if (coded := self._coded) is not None:
+            coded.skipper.until(at, cheaper_by)
 
     def left_out(self) -> int:
         count, self._left_out = self._left_out, 0
-        return count
+        return count + (self._coded.skipper.left_out() if self._coded is not None else 0)
 
     def close(self) -> None:
+        self._coded = None
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()

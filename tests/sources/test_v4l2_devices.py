@@ -120,7 +120,7 @@ def test_what_an_error_of_the_kernel_means(number: int, code: str, text: str) ->
 LISTED = listing.Listed(
     camera(0, 'HD "Pro" Webcam: C920', BY_ID + "usb-046d_C920-video-index0"),
     BY_ID + "usb-046d_C920-video-index0",
-    (modes.Offer("MJPG", 1280, 720, (30.0, 7.5)), modes.Offer("H264", 1280, 720, (30.0,))),
+    (modes.Offer("MJPG", 1280, 720, (30.0, 7.5)), modes.Offer("HEVC", 1280, 720, (30.0,))),
     (listing.Setting("brightness", "integer", "128", "100", "0 to 255", inactive=False, read_only=False),),
     "MJPG 1280x720 at 30/s",
 )
@@ -138,7 +138,7 @@ H264 = Surveyed("H.264", "ffmpeg", (Candidate("h264", hardware=False),), "none i
 def test_the_listing_can_be_pasted(tmp_path: Path) -> None:
     text = list(listing.as_text(OTHERS, [], controls=True))
     assert "    MJPG 1280x720 (30/7.5)" in text
-    assert "    not read here: H264" in text
+    assert "    not read here: HEVC" in text
     assert "    brightness = 128    # 0 to 255; default 100" in text
     assert "    # opens as MJPG 1280x720 at 30/s" in text
     assert '/dev/video1: HD "Pro" Webcam: C920 (metadata: no camera)' in text

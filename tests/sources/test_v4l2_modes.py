@@ -41,6 +41,7 @@ def wanted(width: int = 1280, height: int = 720, fps: float = 30, *exact: str, *
         (wanted(1000, 700), "MJPG 1280x720 at 30/s"),  # wishes give way
         (wanted(640, 480, 24.1, "fps"), "YUYV 640x480 at 24/s"),
         (wanted(640, 720, 30, "width"), "MJPG 640x480 at 30/s"),  # only the width was written
+        (wanted(1920, 1080, format="H264"), "H264 1920x1080 at 30/s"),
     ],
 )
 def test_a_usual_webcam(ask: Wanted, mode: str) -> None:
@@ -55,7 +56,7 @@ def test_a_usual_webcam(ask: Wanted, mode: str) -> None:
         (wanted(640, 480, 60, "fps"), "does not offer 60/s; the nearest is MJPG 640x480 at 30/s"),
         (wanted(1280, 720, 30, "width", "height", "fps", format="YUYV"), "1280x720 at 30/s in YUYV; the nearest is YUYV 1280x720 at 10/s"),
         (wanted(1280, 720, 1, "fps", format="MJPG"), r"nearest is MJPG 1280x720 at 5/s \(max_fps = 1 serves fewer"),
-        (wanted(format="NV12"), "does not offer format NV12; it offers YUYV, MJPG"),
+        (wanted(format="NV12"), "does not offer format NV12; it offers YUYV, H264, MJPG"),
     ],
 )
 def test_what_is_not_offered_names_the_nearest(ask: Wanted, text: str) -> None:
@@ -64,10 +65,19 @@ def test_what_is_not_offered_names_the_nearest(ask: Wanted, text: str) -> None:
 
 
 def test_a_camera_of_nothing_that_we_read() -> None:
-    with pytest.raises(NotOffered, match=r"not read here \(H264, RGGB\)"):
-        choose([Offer("H264", 1920, 1080, (30,)), Offer("RGGB", 640, 480)], wanted())
+    with pytest.raises(NotOffered, match=r"not read here \(HEVC, RGGB\)"):
+        choose([Offer("HEVC", 1920, 1080, (30,)), Offer("RGGB", 640, 480)], wanted())
     with pytest.raises(NotOffered, match=r"\(nothing\)"):
         choose([], wanted())
+
+
+def test_h264_is_taken_where_jpeg_does_not_have_the_size_and_rate() -> None:
+    """It costs a decode for nearly every picture, so MJPG goes first; raw pixels that fill the bus go last."""
+    offered = [Offer("YUYV", 1920, 1080, (5,)), Offer("MJPG", 1920, 1080, (15,)), Offer("H264", 1920, 1080, (30, 15, 5))]
+    assert str(choose(offered, wanted(1920, 1080, 30))) == "H264 1920x1080 at 30/s"
+    assert str(choose(offered, wanted(1920, 1080, 15))) == "MJPG 1920x1080 at 15/s"
+    assert str(choose(offered, wanted(1920, 1080, 5))) == "H264 1920x1080 at 5/s"
+    assert str(choose(offered, wanted(1920, 1080, 5, budget=FAST_BUS_BUDGET))) == "YUYV 1920x1080 at 5/s"
 
 
 def test_ntsc_is_thirty() -> None:
@@ -85,13 +95,13 @@ def test_the_order_of_cost() -> None:
         best = choose(everything, wanted(640, 480, 15))
         order.append(best.fourcc)
         everything = [offer for offer in everything if offer.fourcc != best.fourcc]
-    assert order == ["NV12", "NM12", "YU12", "YUYV", "UYVY", "GREY", "MJPG", "JPEG", "BGR3"]  # BGR3: 13.8 MB/s
+    assert order == ["NV12", "NM12", "YU12", "YUYV", "UYVY", "GREY", "MJPG", "JPEG", "H264", "BGR3"]  # BGR3: 13.8 MB/s
 
 
 offer_lists = st.lists(
     st.builds(
         Offer,
-        st.sampled_from([*modes.FORMATS, "H264", "RGGB"]),
+        st.sampled_from([*modes.FORMATS, "HEVC", "RGGB"]),
         st.sampled_from([160, 320, 640, 1280, 1920]),
         st.sampled_from([120, 240, 480, 720, 1080]),
         st.lists(st.sampled_from([5.0, 10.0, 15.0, 29.97, 30.0, 60.0]), max_size=4).map(tuple),

@@ -115,6 +115,8 @@ def render(topic: str, payload: bytes, options: WatchOptions) -> str | None:
     except (ValueError, RecursionError):
         content = payload.decode("utf-8", "replace")
     if options.as_json:
+        if options.label is not None and camera is not None and kind == "detections" and not _has(options.label, content):
+            return None
         return json.dumps({"topic": topic, "payload": content}, ensure_ascii=False)
     try:
         return _contract_line(kind, camera, content, options)
@@ -133,6 +135,13 @@ def _contract_line(kind: str, camera: str | None, content: Any, options: WatchOp
     if camera is None and kind == "status":
         return f"agent: {content.strip()}"
     raise KeyError(kind)
+
+
+def _has(label: str, content: Any) -> bool:
+    """Whether a detections message, or what is none, tells of a class."""
+    found = [content.get(key) for key in ("detections", "classes", "segments")] if isinstance(content, dict) else []
+    items = [item for part in found if isinstance(part, list) for item in part]
+    return any(isinstance(item, dict) and item.get("label") == label for item in items)
 
 
 def _detections(content: Mapping[str, Any], options: WatchOptions) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 from typing import Any
@@ -126,8 +127,11 @@ def test_a_base_of_several_levels() -> None:
     assert line("site/a/dev/camera/front/detections", detections(PERSON), base="site/a", camera="back") is None
 
 
-def test_json_is_topic_and_payload_of_everything() -> None:
+def test_json_is_topic_and_payload_of_everything_that_is_asked_for() -> None:
     assert json.loads(line(DETECTIONS, detections(), as_json=True) or "")["payload"]["frame_id"] == 42
+    assert line(DETECTIONS, detections(CAR), as_json=True, label="Person") is None
+    assert json.loads(line(DETECTIONS, detections(CAR, PERSON), as_json=True, label="Person") or "")["topic"] == DETECTIONS
+    assert json.loads(line("edge/dev/status", b"online", as_json=True, label="Person") or "")["payload"] == "online"
     assert json.loads(line("edge/dev/status", b"online", as_json=True) or "") == {"topic": "edge/dev/status", "payload": "online"}
 
 
@@ -144,8 +148,8 @@ PAYLOADS = st.binary(max_size=50) | JSON.map(lambda value: json.dumps(value).enc
     st.sampled_from([DETECTIONS, STATUS, HEALTH, "edge/dev/status", "edge", "edge/", "other/x", "edge/dev/camera/front/snapshot"]), PAYLOADS
 )
 def test_no_payload_of_anybody_makes_it_fail(topic: str, payload: bytes) -> None:
-    for as_json in (False, True):
-        shown = line(topic, payload, as_json=as_json)
+    for as_json, label in itertools.product((False, True), (None, "Person")):
+        shown = line(topic, payload, as_json=as_json, label=label)
         assert shown is None or isinstance(shown, str)
 
 

@@ -180,7 +180,7 @@ def demo(seconds: float | None, source: str | None, model: str | None, broker: s
 @CONFIG_OPTION
 @click.option("--host", help="Broker. Default: the one in agent.toml, else localhost.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Its port.")
-@click.option("--device", help="Only this device. Default: all of them.")
+@click.option("--device", callback=lambda *given: _topic_level(given[-1]), help="Only this device. Default: all of them.")
 @click.option("--camera", help="Only this camera.")
 @click.option("--label", help="Only detections of this class.")
 @click.option("--all", "every_frame", is_flag=True, help="Also frames in which nothing was seen.")
@@ -316,6 +316,12 @@ def _watch_options(config_file: Path | None) -> Any:
     sink = build_sink(config, "watch")
     mqtt = config.settings.mqtt
     return WatchOptions(host=mqtt.host, port=sink.port, base=mqtt.base, username=mqtt.username, context=sink.context)
+
+
+def _topic_level(name: str | None) -> str | None:
+    if name is not None and (not name or set("/+#\0") & set(name)):
+        raise click.BadParameter(f"{name!r} is no device's name: it may hold no '/', '+' or '#'")
+    return name
 
 
 def _host_port(text: str) -> tuple[str, int]:

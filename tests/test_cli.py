@@ -270,6 +270,13 @@ def test_watch_ends_quietly_when_its_reader_has_seen_enough(edge_agent: CommandL
         assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize("device", ["a#", "a/b", "+", ""])
+def test_watch_of_what_is_no_device(device: str) -> None:
+    result = invoke("watch", "--host", "127.0.0.1", "--device", device)
+    assert result.exit_code == 2
+    assert "is no device's name" in result.output
+
+
 def test_watch_says_when_its_broker_is_lost_and_back(edge_agent: CommandLine, mosquitto: Mosquitto) -> None:
     place = f"127.0.0.1:{mosquitto.port}"
     with terminated(edge_agent.start("watch", "--host", "127.0.0.1", "--port", str(mosquitto.port))) as process:

@@ -4,7 +4,9 @@
 
 "Plain" is ``cv2.VideoCapture.read()`` and one ``cv2.resize``. Without a camera at hand, a webcam's buffers are made here,
 and plain does what OpenCV's V4L2 backend does with them in ``read()`` (``cv2.imdecode``, ``cv2.cvtColor``). CPU is that
-of the thread, or of the process where FFmpeg decodes. The figures last taken are in docs/performance.md.
+of the thread, or of the process where FFmpeg decodes. Plain keeps a picture until the next is there, as a loop around
+``read()`` does: let go of sooner, its memory goes back to the system each time, and plain costs up to twice as much. The
+figures last taken are in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -77,10 +79,13 @@ def formats() -> list[Format]:
         pictures = [frame for _, frame in zip(range(BUFFERS), container.decode(video=0), strict=False)]
     large = [np.asarray(f.reformat(1920, 1080, "bgr24").to_ndarray(), np.uint8) for f in pictures]
     jpegs = [np.asarray(cv2.imencode(".jpg", p, (cv2.IMWRITE_JPEG_QUALITY, 85))[1], np.uint8).reshape(-1) for p in large]
+    usual = (cv2.IMWRITE_JPEG_QUALITY, 40, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422)
+    smaller = [np.asarray(cv2.imencode(".jpg", p, usual)[1], np.uint8).reshape(-1) for p in large]
     packed = [_yuyv(f) for f in pictures]
     nv12 = [np.asarray(f.reformat(1920, 1080, "nv12").to_ndarray(), np.uint8) for f in pictures]
     return [
-        Format("MJPG 1080p", jpegs, lambda b: JpegImage(b, 1920, 1080), lambda b: _pixels(cv2.imdecode(b, cv2.IMREAD_COLOR)), "<= 0.5"),
+        Format("MJPG 1080p, 288 KB", jpegs, _from_jpeg, _decoded, "<= 0.5"),
+        Format("MJPG 1080p, 148 KB, 4:2:2", smaller, _from_jpeg, _decoded, "<= 0.5"),
         Format("YUYV 720p", packed, YuyvImage, lambda b: _pixels(cv2.cvtColor(b, cv2.COLOR_YUV2BGR_YUYV)), "<= 1"),
         Format("NV12 1080p", nv12, _from_nv12, lambda b: _pixels(cv2.cvtColor(b, cv2.COLOR_YUV2BGR_NV12)), "<= 1"),
     ]
@@ -95,6 +100,14 @@ def _yuyv(frame: av.VideoFrame) -> Pixels:
 
 def _pixels(picture: object) -> Pixels:
     return np.asarray(picture, np.uint8)
+
+
+def _decoded(data: Pixels) -> Pixels:
+    return _pixels(cv2.imdecode(data, cv2.IMREAD_COLOR))
+
+
+def _from_jpeg(data: Pixels) -> Image:
+    return JpegImage(data, 1920, 1080)
 
 
 def _from_nv12(data: Pixels) -> Image:
@@ -128,8 +141,19 @@ def measure_buffers(rounds: int) -> Iterator[Row]:
         yield Row(form.name, "skipped", skipped, "ms", aim="<= 0.2 ms")
         for size in SIZES:
             served = lambda b, form=form, size=size: form.lazy(b.copy()).resized(*size, "BGR")  # noqa: E731
-            plain = lambda b, form=form, size=size: cv2.resize(form.plain(b), size)  # noqa: E731
+            plain = _kept(form.plain, size)
             yield from _in_turns(f"{form.name} to {size[0]}", form.buffers, served, plain, rounds, form.aim)
+
+
+def _kept(convert: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Callable[[Pixels], object]:
+    """Plain's way, with the last picture kept until the next has been made."""
+    last: list[Pixels] = []
+
+    def plain(buffer: Pixels) -> object:
+        last[:] = [convert(buffer)]
+        return cv2.resize(last[0], size)
+
+    return plain
 
 
 def _skipped_ms(form: Format, frames: int = 600) -> float:

@@ -39,6 +39,8 @@ def boxes_and_logits(graph: GraphSpec) -> tuple[int, int] | None:
     boxes = named[0] if len(named) == 1 else next((i for i, shape in enumerate(shapes) if shape[2] == 4), -1)
     if boxes < 0 or shapes[boxes][2] != 4 or not _LEAST_QUERIES <= shapes[0][1] <= _MOST_QUERIES:
         return None
+    if shapes[0][1] in cell_counts(graph):  # of a YOLO-NAS for small pictures
+        return None
     return boxes, 1 - boxes
 
 

@@ -23,6 +23,8 @@ from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 Config = NoConfig
 BINS = 8
 PLUS = (*STRIDES, 64)
+_OF_PICODET = ("HardSwish", "HardSigmoid")
+"""Activations of PP-PicoDet, whose outputs look alike, and which measures from the cells' centres and was trained on RGB."""
 _COCO_COLUMNS = 80 + 4 * BINS
 
 
@@ -43,7 +45,7 @@ def recognise(graph: GraphSpec) -> str | None:
     """Rows for strides 8 to 64 and more columns than 32; or for 8 to 32 with the 112 columns of a COCO model, which may be a YOLOX too."""
     if "names" in graph.metadata or any(graph.has_operator(name) for name in ("Exp", ENLARGES)):
         return None
-    if _apart(graph) is not None:
+    if _apart(graph) is not None and not any(graph.has_operator(name) for name in _OF_PICODET):
         return "scores and 4 x 8 bins of each stride"
     if len(graph.outputs) != 1 or len(graph.outputs[0].shape) != 3:
         return None

@@ -113,7 +113,8 @@ def write(path: Path, model: ModelProto, result: Result, metadata: dict[str, str
     import onnx
 
     del model.metadata_props[:]
-    for key, value in {**metadata, METADATA_KEY: json.dumps(result.as_json())}.items():
+    table = {**result.as_json(), "model": path.name}  # whose folder is nobody's business where the file goes
+    for key, value in {**metadata, METADATA_KEY: json.dumps(table)}.items():
         model.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
     temporary: str | None = None
     try:

@@ -122,6 +122,17 @@ def test_nanodet_may_have_two_outputs_for_each_stride(strides: tuple[int, ...], 
     assert_same(decode(spec, outputs), expected[:100])
 
 
+def test_what_has_no_reading_is_not_taken_for_a_look_alike() -> None:
+    levels = [(1, count, numbers) for count in (*CELLS.values(), 2) for numbers in (7, 32)]
+    for spec in (
+        described((1, ROWS, 4), (1, ROWS, 80)),  # YOLO-NAS: corners and scores of cells
+        described((1, 2000, 1, 4), (1, 2000, 80), operators=("Conv", "Exp")),  # YOLOv4
+        described(*levels, operators=("Conv", "HardSwish")),  # PP-PicoDet
+    ):
+        with pytest.raises(ConfigError, match="no model family has outputs"):
+            _loading.family_for(spec, None)
+
+
 @pytest.mark.parametrize("form", ["two", "two reversed", "maps", "maps of channels", "probabilities"])
 @pytest.mark.parametrize("classes", [7, 4])
 def test_efficientdet_before_its_post_processing(form: str, classes: int) -> None:

@@ -190,6 +190,7 @@ def run(
     keeps it from answering them. Call from the main thread.
     """
     caught = {signal.SIGTERM, signal.SIGINT}
+    strays: list[int] = []
     outcome: list[ExitCode | BaseException] = []
     agent = Agent(config, notifier, on_started)
 
@@ -199,13 +200,18 @@ def run(
         except BaseException as error:  # handed to the main thread
             outcome.append(error)
 
+    # Threads that libraries began when they were imported (OpenBLAS's) block no signal. One that comes while the main thread is
+    # between two waits goes to them, and the handler of before would end the process without stopping anything.
+    handlers = {number: signal.signal(number, lambda received, _frame: strays.append(received)) for number in caught}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
     try:
         worker = threading.Thread(target=work, name="agent", daemon=True)
         worker.start()
-        _wait_for_end(agent, worker, caught, seconds)
+        _wait_for_end(agent, worker, caught, strays, seconds)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if not outcome:
         log.warning("something did not end in time and was left behind")
         return ExitCode.OK
@@ -214,11 +220,13 @@ def run(
     return outcome[0]
 
 
-def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Signals], seconds: float | None) -> None:
+def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Signals], strays: list[int], seconds: float | None) -> None:
+    """``strays`` are the signals that another thread received."""
     until = None if seconds is None else time.monotonic() + seconds
     leave_by: float | None = None
     while worker.is_alive():
-        received = signal.sigtimedwait(caught, 0.1)
+        waited = signal.sigtimedwait(caught, 0.1)
+        received = waited.si_signo if waited is not None else strays.pop(0) if strays else None
         now = time.monotonic()
         timed_out = until is not None and now >= until
         if received is not None or timed_out:
@@ -232,7 +240,7 @@ def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Sig
             last_resort = threading.Timer(LEAVE_WITHIN_S + 0.2, os._exit, (int(ExitCode.OK),))
             last_resort.daemon = True
             last_resort.start()
-            log.info("stopping because=%s", signal.Signals(received.si_signo).name if received else "time is up")
+            log.info("stopping because=%s", signal.Signals(received).name if received else "time is up")
         if leave_by is not None and now >= leave_by:
             return
 

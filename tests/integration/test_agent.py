@@ -241,6 +241,30 @@ def test_a_signal_before_anything_is_started_is_a_clean_stop(edge_agent: Command
         assert agent.stderr.read() == ""
 
 
+def test_a_signal_that_a_thread_of_a_library_receives_is_a_clean_stop(edge_agent: CommandLine) -> None:
+    """Such threads were there before the agent blocked the signal, and get it while the main thread is between two waits."""
+    config = write_config(edge_agent.folder, free_port(), {"source": "synthetic"})
+    program = f"""
+import signal, sys, threading
+from pathlib import Path
+from edge_agent import app, logs
+from edge_agent.config_file import load
+from edge_agent.plugins import PluginKinds
+logs.setup("info", "text")
+started = threading.Event()
+def old():
+    started.wait()
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+threading.Thread(target=old, daemon=True).start()
+app.leave(app.run(load(Path({str(config)!r}), PluginKinds()), on_started=started.set))
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=edge_agent.folder, env=edge_agent.environment(), stderr=subprocess.PIPE) as agent:
+        assert agent.wait(20) == 0
+        assert agent.stderr is not None
+        assert b"because=SIGTERM" in agent.stderr.read()
+
+
 def test_sigterm_is_answered_while_nobody_reads_the_log(edge_agent: CommandLine) -> None:
     """stderr is a pipe that is full."""
     config = write_config(edge_agent.folder, free_port(), {"source": "synthetic"}, extra='[log]\nlevel = "debug"')

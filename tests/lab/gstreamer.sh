@@ -75,7 +75,7 @@ served 60 yuyv "and further"
 mark
 v4l2-ctl -d $zero -c inject_fatal_streaming_error=1
 since 30 'camera/yuyv/status .*"state":"(backoff|connecting)".*"code":' "a fatal streaming error is published"
-heard | grep -m1 -oE '"code":"[a-z_]+","message":"[^"]*"'
+heard | grep camera/yuyv/status | grep -m1 -oE '"code":"[a-z_]+","message":"[^"]*"'
 mark # a status of before was "online", too
 since 60 'camera/yuyv/status .*"state":"online"' "and it is online again"
 served 60 yuyv "and frames are served"
@@ -105,6 +105,8 @@ echo "--- another number"
 was=$(readlink -f $zero)
 mark
 renumber
+since 60 'camera/yuyv/status .*"code":"(not_found|unplugged)"' "renumbered: the node vanished, published"
+mark # a status of before was "online", too
 [ "$(readlink -f $zero)" != "$was" ] && ok "renumbered: $was became $(readlink -f $zero)" || bad "renumbered: $was"
 since 150 'camera/yuyv/status .*"state":"online"' "renumbered: online again through its link"
 since 150 'camera/own/status .*"state":"online"' "renumbered: the pipeline of one's own, too"
@@ -116,6 +118,7 @@ echo "--- a sender that stops, while its node stays"
 mark
 kill $sender
 since 40 'camera/mjpg/status .*"state":"(backoff|stalled)"' "its sender stopped: that is published"
+mark # a status of before was "online", too
 send_mjpg
 since 150 'camera/mjpg/status .*"state":"online"' "its sender came back: online again"
 served 90 mjpg "and frames are served"

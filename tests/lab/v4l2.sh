@@ -144,6 +144,8 @@ echo "--- another number"
 was=$(readlink -f $zero)
 mark
 renumber
+since 60 'camera/yuyv/status .*"code":"(not_found|unplugged)"' "renumbered: the node vanished, published"
+mark # a status of before was "online", too
 [ "$(readlink -f $zero)" != "$was" ] && ok "renumbered: $was became $(readlink -f $zero)" || bad "renumbered: $was"
 since 90 'camera/yuyv/status .*"state":"online"' "renumbered: online again through its link"
 v4l2-ctl -d $zero -C gain,brightness >"$work/controls"
@@ -154,6 +156,7 @@ echo "--- a sender that stops, while its node stays"
 mark
 kill $sender
 since 40 'camera/mjpg/status .*"state":"(backoff|stalled)"' "its sender stopped: that is published"
+mark # a status of before was "online", too
 send_mjpg
 since 90 'camera/mjpg/status .*"state":"online"' "its sender came back: online again"
 served 60 mjpg "and frames are served"

@@ -29,7 +29,7 @@ from edge_agent.image import Image
 from edge_agent.models import _loading as model_loading
 from edge_agent.models.base import Family, Model, Prediction, Thresholds
 from edge_agent.notify import Notifier
-from edge_agent.pipeline import Pipeline, PipelineContext
+from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.plugins import load
 from edge_agent.preflight import build_sink, build_source, state_for
 from edge_agent.publisher import Publisher
@@ -264,8 +264,8 @@ class Line:
             for index, camera in enumerate(config.cameras)
         }
         self._state.open()
-        context = PipelineContext(DEVICE, "bench", info, self._recorder.publish, self._state.reserve, lambda: True)
-        self._pipeline = Pipeline(context, Scheduler(self._captures, wake), self._models, thresholds)
+        context = PipelineContext(DEVICE, "bench", self._recorder.publish, self._state.reserve, lambda: True)
+        self._pipeline = Pipeline(context, [Crew(Scheduler(self._captures, wake), self._models, thresholds, info)])
         health = HealthContext(DEVICE, "bench", info, identity.accelerator, config.settings.health.interval_s)
         self._thread_names: dict[int | None, str] = {}
         self._health = Health(health, self._captures, self._pipeline, self._publisher, Notifier({}))

@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
@@ -25,8 +26,8 @@ from edge_agent.models._guard import load_guarded
 from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
-from edge_agent.pipeline import Pipeline, PipelineContext
-from edge_agent.preflight import build_sink, check_files, device_id, patient_source, placed, state_for
+from edge_agent.pipeline import Crew, Pipeline, PipelineContext
+from edge_agent.preflight import build_sink, check_files, device_id, of_its_table, patient_source, placed, state_for
 from edge_agent.publisher import Publisher
 from edge_agent.scheduler import Scheduler
 from edge_agent.state import State
@@ -43,6 +44,29 @@ GIL_S = 0.0005
 """Threads here work in bursts of some 100 us between calls that let the GIL go; Python's 5 ms would keep the others waiting."""
 LANES_S = 1.0
 CAPTURES_S = 0.5
+
+
+@dataclass(frozen=True)
+class LoadedCrew:
+    """One model, loaded, and the cameras that it looks at."""
+
+    view: AgentConfig
+    model: LoadedModel
+    captures: Sequence[Capture]
+    thresholds: Mapping[str, Thresholds]
+
+    def crew(self, wake: threading.Condition) -> Crew:
+        """With a scheduler that keeps to the model's budget."""
+        settings, identity = self.view.settings.model, self.model.identity
+        scheduler = Scheduler(self.captures, wake)
+        if settings.cpu_budget is not None:
+            scheduler.slow_down(min(1.0, settings.cpu_budget / (len(self.model.lanes) * self.model.threads)), "cpu_budget")
+        info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
+        return Crew(scheduler, self.model.lanes, self.thresholds, info, settings.masks)
+
+
+def _only_files(captures: Sequence[Capture]) -> bool:
+    return all(capture.unpaced for capture in captures)
 
 
 class Agent:
@@ -67,18 +91,18 @@ class Agent:
         ensure_libraries()
         check_files(self._config, starting=True, load_model=False)
         with placed(self._config):
-            loaded, thresholds = self._load()
+            crews = self._load()
         if self._stopping.is_set():
             return ExitCode.OK
         state = state_for(self._config)
         state.open()
         try:
-            return self._run(state, loaded, thresholds)
+            return self._run(state, crews)
         finally:
             state.close()
 
-    def _run(self, state: State, loaded: LoadedModel, thresholds: Mapping[str, Thresholds]) -> ExitCode:
-        pipeline, publisher, health = self._build(state, loaded, thresholds)
+    def _run(self, state: State, crews: Sequence[LoadedCrew]) -> ExitCode:
+        pipeline, publisher, health = self._build(state, crews)
         log.info("starting version=%s device=%s cameras=%d sink=%s", __version__, self.device, len(self.captures), publisher.sink.name)
         publisher.publish(STATUS_ONLINE)
         publisher.start()
@@ -91,20 +115,27 @@ class Agent:
         self._wait(pipeline)
         return self._shut_down(pipeline, publisher, health)
 
-    def _load(self) -> tuple[LoadedModel, dict[str, Thresholds]]:
-        """Everything that can be wrong with sources and model, before anything is touched. Makes the captures."""
+    def _load(self) -> list[LoadedCrew]:
+        """Everything that can be wrong with sources and models, before anything is touched. Makes the captures."""
         import cv2
 
         sys.setswitchinterval(GIL_S)
         cv2.setNumThreads(1)  # lanes and captures are our threads; OpenCV's own pool burns a core on pictures of this size for nothing
-        config = self._config
-        cameras = [camera for camera in config.cameras if camera.settings.enabled]
-        sizes: list[tuple[int, int]] = []  # of the model, which is loaded after the sources are made and before they are opened
-        self.captures = [self._capture(camera, lambda: sizes[0] if sizes else None) for camera in cameras]
-        loaded = load_guarded(config, state_for(config).directory, only_files=self._only_files(), announce=self._takes_long)
-        sizes.append(loaded.lanes[0].input_size)
+        cameras = [camera for camera in self._config.cameras if camera.settings.enabled]
+        sizes: dict[str | None, tuple[int, int]] = {}  # of models, which are loaded after the sources are made and before they are opened
+        self.captures = [self._capture(camera, partial(sizes.get, camera.settings.model)) for camera in cameras]
+        crews = []
+        for view in self._config.per_model():
+            with of_its_table(view):
+                crews.append(self._load_one(view))
+            sizes[view.model_name] = crews[-1].model.lanes[0].input_size
+        return crews
+
+    def _load_one(self, view: AgentConfig) -> LoadedCrew:
+        captures = [capture for capture in self.captures if capture.camera.settings.model == view.model_name]
+        loaded = load_guarded(view, state_for(view).directory, only_files=_only_files(captures), announce=self._takes_long)
         model = loaded.lanes[0]
-        return loaded, model_loading.all_thresholds(config, model.labels, model.family.default_confidence)
+        return LoadedCrew(view, loaded, captures, model_loading.all_thresholds(view, model.labels, model.family.default_confidence))
 
     def _takes_long(self, what: str, seconds: float) -> None:
         """Before READY: the service manager is to wait, and whoever asks it is to know for what."""
@@ -116,20 +147,18 @@ class Agent:
         another = partial(patient_source, self._config, camera, model_size, after_wedge=True)
         return Capture(camera, source, self._wake, self._camera_changed, another=another)
 
-    def _only_files(self) -> bool:
-        return all(c.source.unpaced and c.every for c in self.captures)
-
-    def _build(self, state: State, loaded: LoadedModel, thresholds: Mapping[str, Thresholds]) -> tuple[Pipeline, Publisher, Health]:
-        settings, identity = self._config.settings, loaded.identity
+    def _build(self, state: State, loaded: Sequence[LoadedCrew]) -> tuple[Pipeline, Publisher, Health]:
+        settings = self._config.settings
         self.device, stream = device_id(self._config, state), secrets.token_hex(8)
         sink = build_sink(self._config, self.device)
-        linger_s = FILES_LINGER_S if self._only_files() else 0.0
+        linger_s = FILES_LINGER_S if _only_files(self.captures) else 0.0
         spool = settings.spool
         publisher = Publisher(sink, spool.max_events, spool.max_bytes, on_change=self._connection_changed, linger_s=linger_s)
-        info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
-        context = PipelineContext(self.device, stream, info, publisher.publish, state.reserve, self._clock_synced, settings.model.masks)
-        pipeline = Pipeline(context, Scheduler(self.captures, self._wake), loaded.lanes, thresholds)
-        health_context = HealthContext(self.device, stream, info, identity.accelerator, settings.health.interval_s)
+        crews = [each.crew(self._wake) for each in loaded]
+        context = PipelineContext(self.device, stream, publisher.publish, state.reserve, self._clock_synced)
+        pipeline = Pipeline(context, crews)
+        accelerators = " + ".join(dict.fromkeys(each.model.identity.accelerator for each in loaded))
+        health_context = HealthContext(self.device, stream, crews[0].model, accelerators, settings.health.interval_s)
         self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier)
         return pipeline, publisher, self._health
 

@@ -7,7 +7,8 @@ A camera's table holds the keys below plus those of its source's kind (the ``Con
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ ENV_PREFIX = "EDGE_AGENT_"
 ENV_DELIMITER = "__"
 
 _NAME = re.compile(r"\w[\w.-]{0,63}")
+_MODEL_NAME = re.compile(r"[\w-]{1,64}")
 _HOST = re.compile(r"[^\s/@\[\]\x00]+")
 _BASE_TOPIC = re.compile(r"[^\s/+#$\x00][^\s+#\x00]{0,127}")
 
@@ -39,6 +41,12 @@ def _name(value: str) -> str:
     return value
 
 
+def _model_name(value: str) -> str:
+    if not _MODEL_NAME.fullmatch(value):
+        raise ValueError("the name must be 1 to 64 letters, digits, '_' or '-'")
+    return value
+
+
 def _host(value: str) -> str:
     if not _HOST.fullmatch(value) or value.count(":") == 1:  # more of them: IPv6
         raise ValueError("must be only a name or an address, such as 'broker.local', without a scheme, user, port or spaces")
@@ -52,6 +60,7 @@ def _base_topic(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
 Host = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_host)]
 BaseTopic = Annotated[str, AfterValidator(_base_topic)]
 Count = Annotated[int, BeforeValidator(not_bool), Field(ge=1)]
@@ -60,6 +69,7 @@ Milliseconds = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf
 Weight = Annotated[float, BeforeValidator(not_bool), Field(ge=0.01, le=100, allow_inf_nan=False)]
 Rate = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1000, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=1)]
+Cores = Annotated[float, BeforeValidator(not_bool), Field(ge=0.01, le=1024, allow_inf_nan=False)]
 Deviation = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=65535)]
 ClassFilter = tuple[str | StrictInt, ...]
@@ -105,6 +115,8 @@ class ModelSettings(Table):
     """Threads of one inference; "auto" measures it once per machine, leaves one core to the decoders and takes at most 4."""
     lanes: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=16)] | Literal["auto"] = "auto"
     """Inferences side by side; "auto": one, or where all sources are files, one for each core (4 at most), of one thread each."""
+    cpu_budget: Annotated[Cores | None, Field(examples=[1.5])] = None
+    """Cores that this model's inferences may use on the average: they pause where it would be more. Default: no limit."""
     input_size: Annotated[Count | tuple[Count, Count] | None, Field(examples=[640])] = None
     """640, or [width, height], where the file leaves it open, or is to be used for another size than its own."""
     colour: Annotated[Literal["RGB", "BGR"] | None, Field(examples=["RGB"])] = None
@@ -215,6 +227,8 @@ class CameraSettings(Table):
     """Serve one frame in so many seconds (time lapse). Instead of max_fps."""
     staleness_ms: Annotated[Milliseconds | None, Field(examples=[500])] = None
     """A frame that is older than this when the model becomes free is skipped. Default: no limit; a fresher one always replaces it."""
+    model: Annotated[ModelName | None, Field(examples=["faces"])] = None
+    """Name of the [models.<name>] table of this camera's detector. Default: that of [model]."""
     weight: Weight = 1.0
     """Share of the model where cameras compete for it: one of weight 2 is served twice as often as one of weight 1."""
     isolation: Literal["auto", "thread", "process"] = "auto"
@@ -243,6 +257,8 @@ class Settings(BaseSettings):
 
     device: DeviceSettings = DeviceSettings()
     model: ModelSettings = ModelSettings()
+    models: dict[ModelName, ModelSettings] = {}
+    """More detectors, for cameras that name one: [models.<name>] with the keys of [model]. Each has lanes of its own."""
     mqtt: MqttSettings = MqttSettings()
     health: HealthSettings = HealthSettings()
     spool: SpoolSettings = SpoolSettings()
@@ -286,6 +302,35 @@ class AgentConfig:
     runtime_options: Table
     path: Path | None
     """The file it came from; None when it was made in memory."""
+    others: Mapping[str, tuple[str, Table]] = field(default_factory=dict)
+    """Runtime and its own keys of each of [models]."""
+    model_name: str | None = None
+    """Which of [models] takes the place of [model] here; None: none."""
+
+    @property
+    def model_key(self) -> str:
+        """The table that ``settings.model`` comes from."""
+        return "model" if self.model_name is None else f"models.{self.model_name}"
+
+    def per_model(self) -> list[AgentConfig]:
+        """One for each model that a camera in use names, as if it were the only one: the cameras of the others are disabled."""
+        if self.model_name is not None:
+            return [self]
+        named = dict.fromkeys(camera.settings.model for camera in self.cameras if camera.settings.enabled)
+        return [self.of_model(name) for name in named]
+
+    def of_model(self, name: str | None) -> AgentConfig:
+        """As :meth:`per_model`, for one of them, whatever cameras it has."""
+        settings, runtime, options = self.settings, self.runtime, self.runtime_options
+        if name is not None:
+            settings = settings.model_copy(update={"model": settings.models[name]})
+            runtime, options = self.others[name]
+        cameras = tuple(
+            camera if camera.settings.model == name else replace(camera, settings=camera.settings.model_copy(update={"enabled": False}))
+            for camera in self.cameras
+        )
+        settings = settings.model_copy(update={"models": {}, "cameras": tuple(camera.settings for camera in cameras)})
+        return replace(self, settings=settings, cameras=cameras, runtime=runtime, runtime_options=options, others={}, model_name=name)
 
     @property
     def base_dir(self) -> Path:

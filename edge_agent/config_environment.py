@@ -41,7 +41,7 @@ def with_environment(tables: Mapping[str, Any], environ: Mapping[str, str], repo
         report.add((found[1] if found else "",), "the environment's value is not valid JSON")
         above = {}
     merged: dict[str, Any] = _overlay(
-        dict(tables), {key: _with_lists(value) if key in {"model", "cameras"} else value for key, value in above.items()}
+        dict(tables), {key: _with_lists(value) if key in {"model", "models", "cameras"} else value for key, value in above.items()}
     )
     return merged
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import re
 import sys
@@ -175,11 +176,15 @@ def _validated(merged: Mapping[str, Any], kinds: Kinds, report: Report) -> Agent
     raw_cameras = raw_cameras if isinstance(raw_cameras, (list, tuple)) else []
     options = [_camera_options(index, raw, kinds, report) for index, raw in enumerate(raw_cameras)]
     _refuse_duplicates(raw_cameras, report)
-    runtime, runtime_options = _runtime(merged.get("model", {}), kinds, report)
+    runtime, runtime_options = _runtime(merged.get("model", {}), ("model",), kinds, report)
+    raw_models = merged.get("models")
+    raw_models = raw_models if isinstance(raw_models, dict) else {}
+    others = {name: _runtime(raw, ("models", name), kinds, report) for name, raw in raw_models.items()}
+    _refuse_unknown_models(raw_cameras, raw_models, report)
     cameras = [CameraConfig(camera, *found) for camera, found in zip(settings.cameras if settings else (), options, strict=False) if found]
     if settings is None or len(cameras) != len(settings.cameras):
         return None
-    return AgentConfig(settings, tuple(cameras), runtime, runtime_options, report.path)
+    return AgentConfig(settings, tuple(cameras), runtime, runtime_options, report.path, others)
 
 
 def placed(path: Path | None, problems: Sequence[Problem]) -> list[Problem]:
@@ -193,7 +198,7 @@ def placed(path: Path | None, problems: Sequence[Problem]) -> list[Problem]:
         if problem.where or not problem.key:
             report.problems.append(problem)
         else:
-            parts: list[str] = re.findall(r"\w+", problem.key)
+            parts: list[str] = re.findall(r"[\w-]+", problem.key)
             report.add(tuple(int(part) if part.isdecimal() else part for part in parts), problem.message)
     return report.problems
 
@@ -226,6 +231,16 @@ def _refuse_duplicates(cameras: Sequence[Any], report: Report) -> None:
                 report.add(("cameras", index, "id"), f"{name!r} is the id of cameras[{earlier}] already; give each its own")
 
 
+def _refuse_unknown_models(cameras: Sequence[Any], models: Mapping[str, Any], report: Report) -> None:
+    for index, camera in enumerate(cameras):
+        name = camera.get("model") if isinstance(camera, dict) else None
+        if isinstance(name, str) and name not in models:
+            there = f"there are: {', '.join(models)}" if models else "there is none"
+            close = difflib.get_close_matches(name, models, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            report.add(("cameras", index, "model"), f"there is no table [models.{name}]; {there}{hint}")
+
+
 def _camera_options(index: int, raw: Any, kinds: Kinds, report: Report) -> tuple[str, Table] | None:
     prefix: Location = ("cameras", index)
     source, stated = (raw.get("source"), raw.get("kind")) if isinstance(raw, dict) else (None, None)
@@ -241,23 +256,23 @@ def _camera_options(index: int, raw: Any, kinds: Kinds, report: Report) -> tuple
     return (kind, options) if options else None
 
 
-def _runtime(raw: Any, kinds: Kinds, report: Report) -> tuple[str, Table]:
+def _runtime(raw: Any, prefix: Location, kinds: Kinds, report: Report) -> tuple[str, Table]:
     raw = raw if isinstance(raw, dict) else {}
     path, stated = raw.get("path", ModelSettings.model_fields["path"].default), raw.get("runtime")
     if isinstance(family := raw.get("family"), str):
         try:
             kinds.check_family(family)
         except ConfigError as error:
-            report.add(("model", "family"), "; ".join(problem.message for problem in error.problems))
+            report.add((*prefix, "family"), "; ".join(problem.message for problem in error.problems))
     if not isinstance(path, str) or not isinstance(stated, (str, type(None))):
         return "", Table()
     try:
         kind = stated if stated is not None else kinds.runtime_kind(path)
         table = kinds.options("runtimes", kind)
     except ConfigError as error:
-        report.add(("model", "path" if stated is None else "runtime"), "; ".join(problem.message for problem in error.problems))
+        report.add((*prefix, "path" if stated is None else "runtime"), "; ".join(problem.message for problem in error.problems))
         return "", Table()
-    return kind, _options(table, raw, ("model",), ModelSettings, report) or Table()
+    return kind, _options(table, raw, prefix, ModelSettings, report) or Table()
 
 
 def _options(table: type[Table], raw: Mapping[str, Any], prefix: Location, common: type[Table], report: Report) -> Table | None:

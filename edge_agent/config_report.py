@@ -116,7 +116,7 @@ def _trim(location: Location, model: type[BaseModel]) -> Location:
     """Without the tails that pydantic adds for the members of a union."""
     owner: type[BaseModel] | None = model
     for index, part in enumerate(location):
-        if isinstance(part, int):
+        if isinstance(part, int) or _is_name(model, location, index):
             continue
         if owner is None:
             return location[:index]
@@ -131,12 +131,18 @@ def _trim(location: Location, model: type[BaseModel]) -> Location:
 
 def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel] | None:
     current: type[BaseModel] | None = model
-    for part in location:
-        if isinstance(part, int):
+    for index, part in enumerate(location):
+        if isinstance(part, int) or _is_name(model, location, index):
             continue
         field = current.model_fields.get(part) if current else None
         current = table_in(field.annotation) if field else None
     return current
+
+
+def _is_name(model: type[BaseModel], location: Location, index: int) -> bool:
+    """Whether a part is a name that the user chose, as that of [models.<name>] is."""
+    field = model.model_fields.get(str(location[0]))
+    return index == 1 and field is not None and get_origin(field.annotation) is dict
 
 
 def table_in(annotation: Any) -> type[BaseModel] | None:

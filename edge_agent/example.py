@@ -39,7 +39,11 @@ def generate() -> str:
     parts = [HEADER]
     for name, field in Settings.model_fields.items():
         model = field.annotation
-        if name == "cameras":
+        if name == "models":
+            parts.append(
+                f'# {" ".join((field.description or "").split())}\n#[models.faces]\n# As in [model]; so are the other keys.\n#path = "faces.onnx"'
+            )
+        elif name == "cameras":
             parts.append("\n".join(_cameras()))
         elif isinstance(model, type) and issubclass(model, BaseModel):
             parts.append("\n".join(_table(name, model)))

@@ -1,7 +1,7 @@
 """THE loop: take a frame, infer it, publish what was seen.
 
-Each lane is a thread with a detector of its own. With more than one, results are put back into each camera's order
-before they are published.
+Each lane is a thread with a detector of its own, and belongs to one model; cameras of different models share nothing but
+the machine. With more than one lane, results are put back into each camera's order before they are published.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class CameraFlow:
 
     thresholds: Thresholds
     sequence: range
+    model: ModelInfo
+    masks: MaskForm
     sent: int = 0
     next_ticket: int = 0
     waiting: dict[int, tuple[Job, Prediction | None]] = field(default_factory=dict)
@@ -51,35 +53,49 @@ class PipelineContext:
 
     device: str
     stream: str
-    model: ModelInfo
     publish: Callable[[Message], None]
     reserve: Callable[[str], range]
     clock_synced: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Crew:
+    """One model: the cameras that it looks at, and its lanes."""
+
+    scheduler: Scheduler
+    lanes: Sequence[Model]
+    """A detector for each lane."""
+    thresholds: Mapping[str, Thresholds]
+    """Of each of its cameras, by id."""
+    model: ModelInfo
     masks: MaskForm = "polygon"
     """How masks are published."""
 
 
 class Pipeline:
-    """All lanes. ``start`` and ``stop`` from one thread; the counters may be read from any."""
+    """All lanes of all models. ``start`` and ``stop`` from one thread; the counters may be read from any."""
 
-    def __init__(
-        self, context: PipelineContext, scheduler: Scheduler, lanes: Sequence[Model], thresholds: Mapping[str, Thresholds]
-    ) -> None:
-        self.flows = {camera: CameraFlow(own, context.reserve(camera)) for camera, own in thresholds.items()}
+    def __init__(self, context: PipelineContext, crews: Sequence[Crew]) -> None:
+        self.flows = {
+            camera: CameraFlow(own, context.reserve(camera), crew.model, crew.masks)
+            for crew in crews
+            for camera, own in crew.thresholds.items()
+        }
         self.stages = {stage: Window() for stage in STAGES}
-        self.ticks = [0] * len(lanes)
+        posts = [(crew.scheduler, model) for crew in crews for model in crew.lanes]
+        self.ticks = [0] * len(posts)
         """Grows while a lane makes progress or knowingly waits; the watchdog looks at it."""
         self.failure: Exception | None = None
         self.finished = threading.Event()
         """No frame will come any more, or the loop has failed."""
-        self._context, self._scheduler = context, scheduler
+        self._context = context
         self._stopping = threading.Event()
         self._committed = threading.Condition()
-        self._most_waiting = 2 * len(lanes)
-        self._running = len(lanes)
+        self._most_waiting = 2 * len(posts)
+        self._running = len(posts)
         self._errors_in_a_row = 0
         self._lanes = [
-            threading.Thread(target=self._lane, args=(index, model), name=f"lane-{index}", daemon=True) for index, model in enumerate(lanes)
+            threading.Thread(target=self._lane, args=(index, *post), name=f"lane-{index}", daemon=True) for index, post in enumerate(posts)
         ]
 
     def start(self) -> None:
@@ -101,9 +117,9 @@ class Pipeline:
         self.failure = ModelError(reason)
         self.finished.set()
 
-    def _lane(self, index: int, model: Model) -> None:
+    def _lane(self, index: int, scheduler: Scheduler, model: Model) -> None:
         with self._noting_failure():
-            self._work(index, model)
+            self._work(index, scheduler, model)
         with self._noting_failure():
             self._tell_all()
         with self._committed:
@@ -119,24 +135,24 @@ class Pipeline:
             log.debug("lane failed", exc_info=True)
             self.failure = self.failure or error
 
-    def _work(self, index: int, model: Model) -> None:
+    def _work(self, index: int, scheduler: Scheduler, model: Model) -> None:
         while not self._stopping.is_set():
             self.ticks[index] += 1
             if not self._has_room():
                 self._tell_all()
                 continue
-            job = self._next_job(index)
+            job = self._next_job(scheduler, index)
             if job is not None:
                 self._commit(job, self._infer(model, job))
-            elif self._scheduler.finished():
+            elif scheduler.finished():
                 break
 
-    def _next_job(self, lane: int) -> Job | None:
+    def _next_job(self, scheduler: Scheduler, lane: int) -> Job | None:
         """Without a frame that waits there is time to tell of those that are done."""
-        job = self._scheduler.take(0.0, lane=lane)
+        job = scheduler.take(0.0, lane=lane)
         if job is None:
             self._tell_all()
-            job = self._scheduler.take(lane=lane)
+            job = scheduler.take(lane=lane)
         return job
 
     def _has_room(self) -> bool:
@@ -189,14 +205,14 @@ class Pipeline:
         flow.sent += 1
         now = time.monotonic()
         parts = _latency(job, prediction, now)
-        self._context.publish(encode(self._event(job, prediction, seq, parts)))
+        self._context.publish(encode(self._event(flow, job, prediction, seq, parts)))
         job.capture.served()
         flow.served_rate.tick(now)
         flow.latency.add(parts.total)
         for stage in STAGES:
             self.stages[stage].add(getattr(parts, stage))
 
-    def _event(self, job: Job, prediction: Prediction, seq: int, parts: LatencyParts) -> DetectionsEvent:
+    def _event(self, flow: CameraFlow, job: Job, prediction: Prediction, seq: int, parts: LatencyParts) -> DetectionsEvent:
         frame, context = job.frame, self._context
         event = DetectionsEvent(
             device=context.device,
@@ -208,12 +224,12 @@ class Pipeline:
             clock_synced=context.clock_synced(),
             width=frame.image.width,
             height=frame.image.height,
-            model=context.model,
+            model=flow.model,
             latency_ms=parts,
             detections=objects(prediction, frame.image.width, frame.image.height),
             pts_s=None if frame.pts_s is None else round(frame.pts_s, 4),
         )
-        return event if is_plain(prediction) else enriched(event, prediction, context.masks)
+        return event if is_plain(prediction) else enriched(event, prediction, flow.masks)
 
 
 def _latency(job: Job, prediction: Prediction, now: float) -> LatencyParts:

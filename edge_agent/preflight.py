@@ -13,6 +13,7 @@ import re
 import ssl
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 MODEL_WITHIN_S = 20.0
 """Longest that a plain check waits for the model; the built-in one takes less than half a second."""
 _PASSWORD_KEYS = ("username", "password", "password_file")
-_KEY = re.compile(r"((?:device|model|mqtt|cameras\[\d+\])\.[a-z_.]+): ")
+_KEY = re.compile(r"((?:device|model|models\.[\w-]+|mqtt|cameras\[\d+\])\.[a-z_.]+): ")
 
 
 def accepted(draft: Draft) -> AgentConfig:
@@ -51,8 +52,7 @@ def accepted(draft: Draft) -> AgentConfig:
     if draft.config is not None:
         in_files = _file_problems(draft.config, draft)
         found += _placed(draft.config, in_files)
-        if not draft.is_wrong("model") and not any(key.startswith("model.") for key in in_files):
-            found += with_places(draft.config.path, _model_problems(draft.config))
+        found += with_places(draft.config.path, _model_problems(draft.config, draft, in_files))
     raise ConfigError(*in_order(found))
 
 
@@ -69,8 +69,8 @@ def check_files(config: AgentConfig, *, starting: bool = False, load_model: bool
         for problem in _placed(config, {key: found.pop(key) for key in cameras & found.keys()}):
             log.warning("camera cannot be started yet: %s", problem)
     problems = _placed(config, found)
-    if (problems or load_model) and not any(key.startswith("model.") for key in found):
-        problems += with_places(config.path, _model_problems(config))
+    if problems or load_model:
+        problems += with_places(config.path, _model_problems(config, Draft(config), found))
     if problems:
         raise ConfigError(*in_order(problems))
 
@@ -81,15 +81,16 @@ def _placed(config: AgentConfig, found: Mapping[str, list[Problem]]) -> list[Pro
 
 def _file_problems(config: AgentConfig, draft: Draft) -> dict[str, list[Problem]]:
     """By the key that names the file; what depends on a setting that is wrong is not looked at."""
-    labels = config.settings.model.labels
     steps: list[tuple[str, bool, Callable[[], object]]] = [
         ("device.state_dir", draft.is_wrong("device", "state_dir"), lambda: _check_state(state_for(config))),
-        ("model.path", draft.is_wrong("model", "path"), lambda: model_loading.check_file(model_loading.model_path(config))),
         ("mqtt.password_file", any(draft.is_wrong("mqtt", key) for key in _PASSWORD_KEYS), lambda: _password(config)),
         ("mqtt.tls", draft.is_wrong("mqtt", "tls"), lambda: _tls(config)),
     ]
-    if isinstance(labels, str):
-        steps.insert(2, ("model.labels", False, lambda: model_loading.read_labels(config.resolve(labels))))
+    for view in _models_of(config):
+        at = tuple(view.model_key.split("."))
+        steps.append((f"{view.model_key}.path", draft.is_wrong(*at, "path"), partial(_check_model_file, view)))
+        if isinstance(labels := view.settings.model.labels, str):
+            steps.append((f"{view.model_key}.labels", False, partial(_check_labels, view, labels)))
     for index, camera in enumerate(config.cameras):
         check = _check_source_file if draft.is_wrong("cameras", index) else _check_source
         steps.append((f"cameras[{index}].source", not camera.settings.enabled, partial(check, config, camera)))
@@ -105,17 +106,59 @@ def _file_problems(config: AgentConfig, draft: Draft) -> dict[str, list[Problem]
     return problems
 
 
-def _model_problems(config: AgentConfig) -> list[Problem]:
-    """What loading the model would say, in a process of its own; nothing where only its accelerator could tell."""
+def _models_of(config: AgentConfig) -> list[AgentConfig]:
+    """One for each model that a camera in use names; [model] where nothing is in use, which is wrong and not asked here."""
+    return config.per_model() or [config.of_model(None)]
+
+
+def _check_model_file(view: AgentConfig) -> None:
+    with of_its_table(view):
+        model_loading.check_file(model_loading.model_path(view))
+
+
+def _check_labels(view: AgentConfig, labels: str) -> None:
+    with of_its_table(view):
+        model_loading.read_labels(view.resolve(labels))
+
+
+def _model_problems(config: AgentConfig, draft: Draft, in_files: Mapping[str, list[Problem]]) -> list[Problem]:
+    """What loading the models would say, each in a process of its own; nothing where only its accelerator could tell.
+
+    Those whose settings or files are wrong are not loaded.
+    """
+    problems: list[Problem] = []
+    for view in _models_of(config):
+        if draft.is_wrong(*view.model_key.split(".")) or any(key.startswith(f"{view.model_key}.") for key in in_files):
+            continue
+        try:
+            with of_its_table(view):
+                model_trial.attempt(view, infer=False, only_file=True, timeout_s=MODEL_WITHIN_S)
+        except model_trial.NotInTime:
+            log.warning(
+                "the model was not loaded within %.0f s, and so was not checked; edge-agent check --probe waits for it", MODEL_WITHIN_S
+            )
+        except ConfigError as error:
+            problems += (problem for problem in error.problems if problem not in problems)
+        except ModelError as error:
+            problems.append(Problem(str(error), key=f"{view.model_key}.path"))
+    return problems
+
+
+@contextlib.contextmanager
+def of_its_table(view: AgentConfig) -> Iterator[None]:
+    """A ConfigError that is raised inside, and speaks of [model], speaks of the table that the model comes from."""
     try:
-        model_trial.attempt(config, infer=False, only_file=True, timeout_s=MODEL_WITHIN_S)
+        yield
     except model_trial.NotInTime:
-        log.warning("the model was not loaded within %.0f s, and so was not checked; edge-agent check --probe waits for it", MODEL_WITHIN_S)
+        raise
     except ConfigError as error:
-        return [_keyed(problem) for problem in error.problems]
-    except ModelError as error:
-        return [Problem(str(error), key="model.path")]
-    return []
+        keyed = [_keyed(problem) for problem in error.problems]
+        raise ConfigError(*(_renamed(problem, view.model_key) for problem in keyed)) from None
+
+
+def _renamed(problem: Problem, table: str) -> Problem:
+    first, dot, rest = problem.key.partition(".")
+    return replace(problem, key=f"{table}.{rest}") if first == "model" and dot else problem
 
 
 @contextlib.contextmanager

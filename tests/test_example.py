@@ -68,7 +68,10 @@ def test_every_key_of_the_model_of_each_runtime_can_be_uncommented(runtime: str)
 
 def test_every_key_of_every_table_is_there_with_its_default_and_a_comment_before_it() -> None:
     everything = config_file.parse(without(uncommented(TEXT), "kind"), "example")
+    assert set(everything.pop("models")["faces"]) == {"path"}, "the keys are those of [model]"
     for name, table in Settings.model_fields.items():
+        if name == "models":
+            continue
         model = CameraSettings if name == "cameras" else table_in(table.annotation)
         assert model is not None
         written: dict[str, Any] = everything[name][0] if name == "cameras" else everything[name]

@@ -16,7 +16,7 @@ from edge_agent.errors import EndOfStream, ModelError
 from edge_agent.events import Message, ModelInfo
 from edge_agent.image import BgrImage, Image
 from edge_agent.models.base import Prediction, Thresholds, Timings
-from edge_agent.pipeline import MAX_ERRORS_IN_A_ROW, TOLD_TOGETHER, Pipeline, PipelineContext
+from edge_agent.pipeline import MAX_ERRORS_IN_A_ROW, TOLD_TOGETHER, Crew, Pipeline, PipelineContext
 from edge_agent.scheduler import Scheduler
 from edge_agent.sources.base import Reading, Source, StreamInfo
 from tests.conftest import make_config, wait_until
@@ -76,12 +76,12 @@ class Line:
         context = PipelineContext(
             "dev",
             "s",
-            ModelInfo("m", "h", "int8", "r"),
             self.messages.append,
             lambda _: range(first := next(blocks), first + 7),
             lambda: True,
         )
-        self.pipeline = Pipeline(context, Scheduler([self.capture], wake), lanes, {"c": THRESHOLDS})  # type: ignore[arg-type]
+        crew = Crew(Scheduler([self.capture], wake), lanes, {"c": THRESHOLDS}, ModelInfo("m", "h", "int8", "r"))  # type: ignore[arg-type]
+        self.pipeline = Pipeline(context, [crew])
 
     def __enter__(self) -> Self:
         self.pipeline.start()

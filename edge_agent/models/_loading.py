@@ -50,6 +50,8 @@ class LoadedModel:
 
     lanes: tuple[Model, ...]
     identity: ModelIdentity
+    threads: int = 1
+    """Of one inference."""
 
 
 def model_path(config: AgentConfig) -> Path:
@@ -133,7 +135,7 @@ def load(
     )  # fmt: skip
     for doubt in families[0].doubts():
         log.warning("model %s: %s", path, doubt)
-    return LoadedModel(lanes, identity)
+    return LoadedModel(lanes, identity, choice.threads)
 
 
 def check_inputs(graph: GraphSpec, path: Path) -> None:

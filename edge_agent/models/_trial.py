@@ -8,6 +8,7 @@ a crash do.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import ConfigError, EdgeAgentError, ModelBroken, ModelError, Problem
 from edge_agent.models import _loading
 
+log = logging.getLogger(__name__)
+
 LONGEST_S = 300.0
 """Some execution providers compile for minutes."""
 
@@ -31,7 +34,8 @@ class NotInTime(ConfigError):
 def attempt(config: AgentConfig, *, infer: bool, only_file: bool = False, timeout_s: float = LONGEST_S) -> dict[str, Any]:
     """Load the model of a configuration elsewhere, and, with ``infer``, run it once on a grey picture.
 
-    ``only_file``: whether the file can be used, told without any accelerator that is not asked for by name.
+    ``only_file``: whether the file can be used, told without an accelerator, unless providers are asked for by name. What needs a
+    delegate is not loaded then, and nothing is returned: its device may be the running agent's, and takes one user at a time.
 
     Returns its description (:func:`edge_agent.models._describe.describe`). Raises what loading raises, and ConfigError for a
     model that crashes the process, or is not loaded within ``timeout_s``.
@@ -45,6 +49,9 @@ def attempt(config: AgentConfig, *, infer: bool, only_file: bool = False, timeou
         cameras.append({"id": "_", "source": "synthetic"})
     request = {"model": model, "cameras": cameras, "path": None if config.path is None else str(config.path.absolute()), "infer": infer}
     request["strict"] = infer or only_file
+    if only_file and "delegate" in model:
+        log.warning("the model needs its delegate and so was not loaded; edge-agent check --probe loads it")
+        return {}
     if only_file and config.runtime == "onnx":
         model.setdefault("providers", ["CPUExecutionProvider"])
     command = [sys.executable, "-m", "edge_agent.models._trial"]

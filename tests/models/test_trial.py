@@ -70,6 +70,19 @@ def test_what_the_loader_refuses_is_refused_here(tmp_path: Path) -> None:
         _trial.attempt(config(write(tmp_path / "m.onnx"), classes=["cat"]), infer=True)
 
 
+def test_a_look_at_the_file_takes_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the accelerator that "auto" would take, nor that of a delegate."""
+    library(tmp_path, monkeypatch, "os._exit(3 if 'CUDA' in str(__['providers']) else 4)")
+    fake = tmp_path / "lib" / "onnxruntime.py"
+    fake.write_text(fake.read_text().replace('["CPU', '["CUDAExecutionProvider", "CPU'))
+    for only_file, code in ((False, 3), (True, 4)):
+        with pytest.raises(ConfigError, match=f"exit code {code}"):
+            _trial.attempt(config(write(tmp_path / "m.onnx")), infer=False, only_file=only_file)
+    tables = {"model": {"delegate": "libnone.so"}, "cameras": [{"id": "x", "source": "synthetic"}]}
+    assert _trial.attempt(make_config(tables), infer=False, only_file=True) == {}
+    assert "needs its delegate" in caplog.text
+
+
 AGENT = """
 [device]
 state_dir = "state"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import replace
 from urllib.parse import unquote
 
@@ -66,6 +67,8 @@ class FileSource(Source):
 
     def open(self) -> StreamInfo:
         self._started = None
+        if _is_empty(self._target.url):
+            raise SourceBroken(f"{self._target.shown} is empty", SourceErrorCode.INVALID_DATA)
         info = self._file.open()
         for _ in range(self.position):
             self._skip()
@@ -146,6 +149,17 @@ def local_path(context: SourceContext) -> str:
 def decoder_threads() -> int:
     """A second thread decodes faster but costs a tenth more of the CPU: not where the lanes leave it no core."""
     return 1 if len(os.sched_getaffinity(0)) <= 2 else 2
+
+
+def _is_empty(url: str) -> bool:
+    """Whether it is a file without a byte in it: FFmpeg calls that invalid data, like any other."""
+    if "://" in url:
+        return False
+    try:
+        status = os.stat(url.removeprefix("file:"))
+    except (OSError, ValueError):  # FFmpeg says why
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
 def build(context: SourceContext, config: Config) -> Source:

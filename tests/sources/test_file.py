@@ -277,7 +277,9 @@ def broken(path: Path) -> SourceBroken:
 def test_a_zero_byte_file(tmp_path: Path) -> None:
     path = tmp_path / "empty.mp4"
     path.touch()
-    assert broken(path).code is SourceErrorCode.INVALID_DATA
+    error = broken(path)
+    assert error.code is SourceErrorCode.INVALID_DATA
+    assert str(error) == f"{path} is empty"
 
 
 def test_a_text_file_named_mp4(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ class Line:
         self._state.open()
         context = PipelineContext(DEVICE, "bench", self._recorder.publish, self._state.reserve, lambda: True)
         self._pipeline = Pipeline(context, [Crew(Scheduler(self._captures, wake), self._models, thresholds, info)])
-        health = HealthContext(DEVICE, "bench", info, identity.accelerator, config.settings.health.interval_s)
+        health = HealthContext(DEVICE, "bench", (info,), identity.accelerator, config.settings.health.interval_s)
         self._thread_names: dict[int | None, str] = {}
         self._health = Health(health, self._captures, self._pipeline, self._publisher, Notifier({}))
 

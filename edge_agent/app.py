@@ -158,7 +158,7 @@ class Agent:
         context = PipelineContext(self.device, stream, publisher.publish, state.reserve, self._clock_synced)
         pipeline = Pipeline(context, crews)
         accelerators = " + ".join(dict.fromkeys(each.model.identity.accelerator for each in loaded))
-        health_context = HealthContext(self.device, stream, crews[0].model, accelerators, settings.health.interval_s)
+        health_context = HealthContext(self.device, stream, tuple(crew.model for crew in crews), accelerators, settings.health.interval_s)
         self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier)
         return pipeline, publisher, self._health
 

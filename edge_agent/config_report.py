@@ -113,7 +113,8 @@ def unknown_key(key: str, allowed: Sequence[str]) -> str:
 
 
 def _trim(location: Location, model: type[BaseModel]) -> Location:
-    """Without the tails that pydantic adds for the members of a union."""
+    """Without the tails that pydantic adds for the members of a union, and for names that are no names."""
+    location = location[:-1] if location[-1:] == ("[key]",) else location
     owner: type[BaseModel] | None = model
     for index, part in enumerate(location):
         if isinstance(part, int) or _is_name(model, location, index):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -266,6 +266,9 @@ class HealthEvent:
     delivery: DeliveryHealth
     process: ProcessHealth
     host: HostHealth
+    models: Annotated[list[ModelInfo], Field(description="all of them, where cameras have models of their own")] = field(
+        default_factory=list
+    )
     schema: Literal["edge_agent.health/1"] = "edge_agent.health/1"
 
 

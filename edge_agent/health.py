@@ -47,7 +47,8 @@ class HealthContext:
 
     device: str
     stream: str
-    model: ModelInfo
+    models: Sequence[ModelInfo]
+    """The first is that of the first camera."""
     accelerator: str
     interval_s: float
 
@@ -171,7 +172,8 @@ class Health:
             uptime_s=round(now - self._started, 1),
             verdict=verdict,
             reasons=reasons,
-            model=context.model,
+            model=context.models[0],
+            models=list(context.models),
             accelerator=context.accelerator,
             stages_ms={name: window.percentiles() for name, window in pipeline.stages.items()},
             cameras={capture.camera.id: self._camera(capture, now, stopped=stopped) for capture in self._captures},

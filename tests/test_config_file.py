@@ -642,3 +642,48 @@ def test_lines_of_a_long_file_are_found_in_time_that_grows_with_its_length() -> 
 
 def test_key_names_are_written_with_dots_and_numbers() -> None:
     assert key_name(("cameras", 0, "zones", 1, "id")) == "cameras[0].zones[1].id"
+
+
+MODELS = """
+[models.faces]
+path = "faces.onnx"
+confidenc = 0.5
+[models.cars]
+family = "yolox8"
+cpu_budget = 0
+[models."a.b"]
+[[cameras]]
+id = "a"
+source = "synthetic"
+model = "face"
+"""
+
+
+def test_what_is_wrong_with_further_models_is_told_as_what_is_wrong_with_the_first(tmp_path: Path) -> None:
+    found = {problem.key: problem for problem in problems(tmp_path, MODELS)}
+    assert {key: problem.line for key, problem in found.items()} == {
+        "models.faces.confidenc": 4, "models.cars.family": 6, "models.cars.cpu_budget": 7, "models.a.b": 8, "cameras[0].model": 12,
+    }  # fmt: skip
+    assert "did you mean 'confidence'" in found["models.faces.confidenc"].message
+    assert "did you mean 'faces'" in found["cameras[0].model"].message
+
+
+def test_a_configuration_is_seen_by_one_model_at_a_time() -> None:
+    tables = {
+        "model": {"confidence": 0.2},
+        "models": {"faces": {"path": "faces.onnx", "providers": ["CPUExecutionProvider"]}, "unused": {"path": "x.onnx"}},
+        "cameras": [
+            {"id": "a", "source": "synthetic", "model": "faces"},
+            {"id": "b", "source": "synthetic"},
+            {"id": "c", "source": "synthetic", "model": "unused", "enabled": False},
+        ],
+    }
+    config = config_file.build(tables, plugins.PluginKinds(), environ={})
+    faces, default = config.per_model()
+    assert (faces.model_key, faces.settings.model.path, faces.runtime) == ("models.faces", "faces.onnx", "onnx")
+    assert faces.runtime_options.model_dump()["providers"] == ("CPUExecutionProvider",)
+    assert [camera.settings.enabled for camera in faces.cameras] == [True, False, False]
+    assert (default.model_key, default.settings.model.confidence, default.runtime) == ("model", 0.2, "tflite")
+    assert [camera.settings.enabled for camera in default.cameras] == [False, True, False]
+    assert faces.per_model() == [faces]
+    assert default.per_model() == [default]

@@ -19,7 +19,8 @@ from jsonschema import Draft202012Validator
 
 from edge_agent import events
 from edge_agent.errors import ExitCode
-from tests.conftest import CLIP, TRUTH, CommandLine, Mosquitto, free_port, needs, terminated, wait_until
+from edge_agent.models import _loading as model_loading
+from tests.conftest import CLIP, TRUTH, CommandLine, Mosquitto, free_port, make_config, needs, terminated, wait_until
 from tests.models.reference import iou
 from tests.subscriber import Subscriber, subscribed
 
@@ -57,6 +58,30 @@ def assert_follows_the_contract(heard: Subscriber, device: str = "dev") -> None:
         else:
             schemas["camera_status" if levels[-1] == "status" else levels[-1]].validate(message.json)
         assert message.qos == 1
+
+
+def test_cameras_of_two_models_are_each_seen_by_their_own(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    model = Path(str(model_loading.model_path(make_config({"cameras": [{"id": "c", "source": "synthetic"}]}))))
+    other = edge_agent.folder / "other.tflite"
+    shutil.copy(model, other)
+    shutil.copy(model.with_suffix(".txt"), other.with_suffix(".txt"))
+    extra = f"[models.other]\npath = {json.dumps(str(other))}\nconfidence = 0.9\ncpu_budget = 0.5\nlanes = 1"
+    clip = str(short_clip(edge_agent.folder))
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": clip}, {"source": clip, "model": "other"}, extra=extra)
+    with subscribed(mosquitto.port) as heard:
+        done = edge_agent.run("run", "-c", config)
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: [m.payload for m in heard.on("dev/status")] == [b"online", b"offline"])
+    for camera, name in (("cam0", model.stem), ("cam1", "other")):
+        frames = [m.json for m in heard.on(f"{camera}/detections")]
+        assert [f["frame_id"] for f in frames] == list(range(40))
+        assert {f["model"]["name"] for f in frames} == {name}
+    assert sum(len(m.json["detections"]) for m in heard.on("cam0/detections")) > 10
+    assert all(d["confidence"] >= 0.9 for m in heard.on("cam1/detections") for d in m.json["detections"])
+    assert [m["name"] for m in heard.on("/health")[-1].json["models"]] == [model.stem, "other"]
+    assert_follows_the_contract(heard)
+    log = done.stderr
+    assert log.count("model loaded") == 2
 
 
 def test_a_file_is_served_frame_by_frame_and_the_agent_ends_by_itself(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import unquote
 
 from edge_agent.config import Seconds
@@ -156,7 +157,7 @@ def _is_empty(url: str) -> bool:
     if "://" in url:
         return False
     try:
-        status = os.stat(url.removeprefix("file:"))
+        status = Path(url.removeprefix("file:")).stat()
     except (OSError, ValueError):  # FFmpeg says why
         return False
     return stat.S_ISREG(status.st_mode) and status.st_size == 0

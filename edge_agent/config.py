@@ -114,7 +114,7 @@ class ModelSettings(Table):
     threads: Count | Literal["auto"] = "auto"
     """Threads of one inference; "auto" measures it once per machine, leaves one core to the decoders and takes at most 4."""
     lanes: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=16)] | Literal["auto"] = "auto"
-    """Inferences side by side; "auto": one, or where all sources are files, one for each core (4 at most), of one thread each."""
+    """Inferences side by side; "auto": one for a single live camera, else as many as do most here, which is measured (4 at most)."""
     cpu_budget: Annotated[Cores | None, Field(examples=[1.5])] = None
     """Cores that this model's inferences may use on the average: they pause where it would be more. Default: no limit."""
     input_size: Annotated[Count | tuple[Count, Count] | None, Field(examples=[640])] = None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraSettings, ModelSettings
 from edge_agent.errors import ConfigError, ModelBroken, Problem
-from edge_agent.models import _threads
+from edge_agent.models import _lanes, _threads
 from edge_agent.models._description import described, read_texts, stated_size
 from edge_agent.models.base import Family, Model, Thresholds
 from edge_agent.runtimes.base import GraphSpec, Runtime, RuntimeContext, silent
@@ -80,7 +80,7 @@ def check_file(path: Path) -> None:
 
 
 def lanes_and_threads(settings: ModelSettings, *, only_files: bool, cores: int | None = None) -> tuple[int, int]:
-    """How many inferences run side by side, and with how many threads each, where the user does not say.
+    """How many inferences run side by side, and with how many threads each, by rule: where neither the user says nor a measurement.
 
     Live: one lane, for latency, and one core is left to the decoders. Files: side by side, for throughput; more threads in
     one inference of a net of this size gain less. More than four of either gain little.
@@ -102,7 +102,6 @@ def load(
     settings = config.settings.model
     path = model_path(config)
     check_file(path)
-    lane_count, threads = lanes_and_threads(settings, only_files=only_files)
     module = plugins.load("runtimes", config.runtime)
     sha256 = _sha256(path)
 
@@ -111,15 +110,7 @@ def load(
         runtime: Runtime = module.build(context, config.runtime_options)
         return runtime
 
-    if settings.threads == "auto" and lane_count == 1:
-        cores = len(os.sched_getaffinity(0))
-        decoders = min(sum(camera.settings.enabled for camera in config.cameras), max(1, cores // 2))
-        first, choice = _threads.opened(opened, _threads.Subject(sha256, stated_size(settings), cores, decoders), state)
-        runtimes = [first]
-    else:
-        why = "one for each lane" if settings.threads == "auto" else "configured"
-        choice = _threads.Choice(threads, False, why)
-        runtimes = [opened(threads, False) for _ in range(lane_count)]
+    runtimes, choice = _opened(config, opened, sha256, state, only_files=only_files)
     graph = runtimes[0].spec
     check_inputs(graph, path)
     found = labels_for(config, path, graph)
@@ -136,6 +127,24 @@ def load(
     for doubt in families[0].doubts():
         log.warning("model %s: %s", path, doubt)
     return LoadedModel(lanes, identity, choice.threads)
+
+
+def _opened(
+    config: AgentConfig, open_model: _threads.Opener, sha256: str, state: Path | None, *, only_files: bool
+) -> tuple[list[Runtime], _threads.Choice]:
+    """The model once per lane. What the user does not say is measured: for throughput where there is more than one live camera."""
+    settings, cores = config.settings.model, len(os.sched_getaffinity(0))
+    cameras = sum(camera.settings.enabled for camera in config.cameras)
+    decoders = min(cameras, max(1, cores // 2))
+    lanes, threads = lanes_and_threads(settings, only_files=only_files)
+    if settings.threads == "auto" and settings.lanes == "auto" and (only_files or cameras > 1):
+        subject = _threads.Subject(sha256, stated_size(settings), cores, decoders, "throughput")
+        return _lanes.opened(open_model, subject, state, lanes)
+    if settings.threads == "auto" and lanes == 1:
+        runtime, choice = _threads.opened(open_model, _threads.Subject(sha256, stated_size(settings), cores, decoders), state)
+        return [runtime], choice
+    why = "one for each lane" if settings.threads == "auto" else "configured"
+    return [open_model(threads, False) for _ in range(lanes)], _threads.Choice(threads, False, why, lanes)
 
 
 def check_inputs(graph: GraphSpec, path: Path) -> None:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FILE = "threads.json"
 LONGEST_S = 3.0
+MOST_LANES = 4
+"""Side by side; each holds the model once more."""
 MOST_THREADS = 4
 """More in one inference of a detector for such machines gain little."""
 _ROUNDS = 15
@@ -37,7 +39,7 @@ _GAIN = 0.93
 _SPIN_GAIN = 0.85
 """Threads that wait busily take a core's power and time also where nothing is inferred."""
 _KEPT = 16
-_ELSEWHERE = ("Tensorrt", "CUDA", "OpenVINO", "delegate")
+ELSEWHERE = ("Tensorrt", "CUDA", "OpenVINO", "delegate")
 """What works without these threads."""
 
 Opener = Callable[[int, bool], Runtime]
@@ -51,6 +53,8 @@ class Choice:
     threads: int
     spin: bool
     why: str
+    lanes: int = 1
+    """Inferences side by side."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,14 @@ class Subject:
     cores: int
     decoders: int
     """Threads of decoders that will work beside it."""
+    purpose: Literal["latency", "throughput"] = "latency"
 
     @property
     def key(self) -> str:
         """Anything that makes the answer another: file, size, machine, load beside it."""
         text = f"{self.sha256} {self.input_size} {self.cores} {self.decoders} {_processor()}"
+        if self.purpose != "latency":
+            text += f" {self.purpose}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -85,11 +92,11 @@ def opened(
     most = by_rule(subject.cores)
     if most == 1:
         return open_model(1, False), Choice(1, False, f"{subject.cores} cores, one of them for decoders")
-    kept, version = _read(folder, subject.key)
+    kept, version = kept_choice(folder, subject.key)
     started = clock()
     first = open_model(kept.threads, kept.spin) if kept else open_model(1, False)  # an answer for another library is seen only then
     opening_s = clock() - started
-    if first.spec.accelerator.startswith(_ELSEWHERE) and not first.spec.accelerator.endswith("(CPU)"):  # as OpenVINO may be
+    if first.spec.accelerator.startswith(ELSEWHERE) and not first.spec.accelerator.endswith("(CPU)"):  # as OpenVINO may be
         return first, Choice(1, False, f"{first.spec.accelerator} does the work")
     if kept and version == first.spec.runtime:
         return first, kept
@@ -97,7 +104,7 @@ def opened(
         del first  # two models at once are enough
         first = open_model(1, False)
     runtime, choice = _measured(open_model, first, most, subject.decoders, opening_s, clock)
-    _write(folder, subject.key, choice, runtime.spec.runtime)
+    keep_choice(folder, subject.key, choice, runtime.spec.runtime)
     return runtime, choice
 
 
@@ -199,18 +206,19 @@ def _entries(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read(folder: Path | None, key: str) -> tuple[Choice | None, str]:
+def kept_choice(folder: Path | None, key: str) -> tuple[Choice | None, str]:
     """What was measured, and for which library; None where that is not known, or was tampered with."""
     entry = _entries(folder).get(key) if folder is not None else None
     try:
-        choice = Choice(int(entry["threads"]), bool(entry["spin"]), str(entry["why"]))  # type: ignore[index]  # refused below
+        choice = Choice(int(entry["threads"]), bool(entry["spin"]), str(entry["why"]), int(entry["lanes"]))  # type: ignore[index]  # refused below
         version = str(entry["runtime"])  # type: ignore[index]
     except (TypeError, KeyError, ValueError):
         return None, ""
-    return (choice, version) if 1 <= choice.threads <= MOST_THREADS else (None, "")
+    possible = 1 <= choice.threads <= MOST_THREADS and 1 <= choice.lanes <= MOST_LANES
+    return (choice, version) if possible else (None, "")
 
 
-def _write(folder: Path | None, key: str, choice: Choice, runtime: str) -> None:
+def keep_choice(folder: Path | None, key: str, choice: Choice, runtime: str) -> None:
     """Whole or not at all; a folder that cannot be written costs the next start a measurement, and is reported by who needs it."""
     if folder is None:
         return

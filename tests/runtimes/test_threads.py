@@ -105,7 +105,7 @@ def test_a_file_that_was_tampered_with_is_measured_again(tmp_path: Path, text: s
 
 def test_only_so_many_answers_are_kept(tmp_path: Path) -> None:
     for index in range(20):
-        _threads._write(tmp_path, f"key {index}", _threads.Choice(1, False, ""), "x")
+        _threads.keep_choice(tmp_path, f"key {index}", _threads.Choice(1, False, ""), "x")
     kept = json.loads((tmp_path / _threads.FILE).read_text())
     assert list(kept)[-1] == "key 19"
     assert len(kept) == 16

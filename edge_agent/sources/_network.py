@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
@@ -38,8 +38,15 @@ def names_video_file(source: str) -> bool:
     return (not found or scheme.lower() == "file") and suffix in VIDEO_SUFFIXES
 
 
-def check_address(url: str, camera: str, example: str) -> None:
-    """Raises ConfigError for an address that no server can be found by."""
+def check_address(source: str, camera: str, schemes: Sequence[str], example: str) -> str:
+    """An address with its scheme in small letters. Raises ConfigError for one that no server can be found by, or of another scheme."""
+    scheme, found, rest = source.partition("://")
+    if not found:
+        raise ConfigError(f"camera {camera}: {redact(source)!r} is no address; it should look like {example}")
+    if scheme.lower() not in schemes:
+        readable = " and ".join(f"{each}://" for each in schemes)
+        raise ConfigError(f"camera {camera}: {redact(source)!r} begins with {scheme}://; this kind reads {readable}")
+    url = f"{scheme.lower()}://{rest}"
     try:
         parts = urlsplit(url)
         complete = bool(parts.hostname) and parts.port != 0 and not re.search(r"[\x00-\x20\x7f]", url)
@@ -47,6 +54,7 @@ def check_address(url: str, camera: str, example: str) -> None:
         complete = False
     if not complete:
         raise ConfigError(f"camera {camera}: {redact(url)!r} is no address; it should look like {example}")
+    return url
 
 
 def split_credentials(url: str) -> tuple[str, str | None, str]:

@@ -12,7 +12,7 @@ from edge_agent.config import Seconds
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.redaction import redact
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
-from edge_agent.sources._network import TlsConfig, names_video_file, tls_context, tls_options
+from edge_agent.sources._network import TlsConfig, check_address, names_video_file, tls_context, tls_options
 from edge_agent.sources.base import MARGIN_S, DecodeConfig, FrameUnreadable, Reading, Source, SourceContext, StreamInfo
 
 OPEN_TIMEOUT_S = 6.0
@@ -169,6 +169,7 @@ def build(context: SourceContext, config: Config) -> Source:
     options: dict[str, str] = {}
     tls = None
     if "://" in url:
+        url = check_address(url.replace(" ", "%20"), context.camera, ("http", "https"), "http://192.168.1.20/clip.mp4")
         tls = tls_context(config, context.resolve)
         timeout = str(int(config.read_timeout_s * 1e6))  # microseconds
         options = {"reconnect": "1", "reconnect_streamed": "1", "rw_timeout": timeout, **tls_options(config, context.resolve)}

@@ -148,11 +148,9 @@ class HttpSource(Source):
 
 def build(context: SourceContext, config: Config) -> Source:
     """A source for one camera. Reads the password file and ``ca_file``; raises ConfigError."""
-    scheme, _, rest = str(context.source).partition("://")
-    given = f"{scheme.lower()}://{rest}"
-    check_address(given, context.camera, "http://192.168.1.20/video.mjpg")
+    given = check_address(str(context.source), context.camera, ("http", "https"), "http://192.168.1.20/video.mjpg")
     url, user, password = split_credentials(given)
-    begin = url.find("/", len(scheme) + 3)
+    begin = url.find("/", url.index("://") + 3)
     url = url if begin < 0 else url[:begin] + quote(url[begin:], safe=_RESERVED)  # what lies beyond ASCII
     if config.username:
         user, password = config.username, context.secret(config.password_file) if config.password_file else ""

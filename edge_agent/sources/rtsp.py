@@ -31,10 +31,9 @@ def claims(source: str | int) -> bool:
 
 def build(context: SourceContext, config: Config) -> Source:
     """A source for one RTSP camera. Reads the password file; raises ConfigError."""
-    scheme, _, rest = str(context.source).partition("://")
-    url = f"{scheme.lower()}://{rest}"  # FFmpeg knows its protocols by their lower-case names only
+    # FFmpeg knows its protocols by their lower-case names only.
+    url = check_address(str(context.source), context.camera, ("rtsp", "rtsps"), "rtsp://192.168.1.20:554/stream1")
     shown = redact(url)
-    check_address(url, context.camera, "rtsp://192.168.1.20:554/stream1")
     if config.username:
         password = context.secret(config.password_file) if config.password_file else ""
         url = with_credentials(url, config.username, password)
@@ -49,7 +48,7 @@ def build(context: SourceContext, config: Config) -> Source:
         "max_delay": "200000",  # UDP reordering: microseconds
     }
     tls = None
-    if scheme.lower() == "rtsps":
+    if url.startswith("rtsps:"):
         tls = tls_context(config, context.resolve)
         options.update(tls_options(config, context.resolve))
     target = FfmpegTarget(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import socket
 import ssl
 import struct
@@ -23,10 +24,10 @@ import av
 import numpy as np
 import pytest
 
-from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
+from edge_agent.errors import ConfigError, EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.image import BgrImage
 from edge_agent.plugins import PluginKinds
-from edge_agent.sources import file
+from edge_agent.sources import file, http, rtsp
 from edge_agent.sources._ffmpeg import FfmpegTarget
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 from tests.conftest import CLIP, REPOSITORY
@@ -361,7 +362,7 @@ DAMAGE = """
 import random, sys
 from pathlib import Path
 from edge_agent.errors import SourceError
-from edge_agent.sources import file
+from edge_agent.sources import file, http, rtsp
 from tests.sources.media import context, read_to_end
 
 original, copy = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
@@ -654,6 +655,33 @@ def test_a_web_server_that_is_not_there() -> None:
 )
 def test_whose_source_it_is(source: str | int, kind: str) -> None:
     assert PluginKinds().source_kind(source) == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "text"),
+    [
+        ("file", "ftp://joe:s3cret@host/clip.mp4", "begins with ftp://; this kind reads http:// and https://"),
+        ("rtsp", "gopher://host/x", "begins with gopher://; this kind reads rtsp:// and rtsps://"),
+        ("http", "rtsp://host/x", "begins with rtsp://; this kind reads http:// and https://"),
+        ("rtsp", "/dev/video0", "'/dev/video0' is no address; it should look like rtsp://"),
+        ("http", "10.0.0.1", "'10.0.0.1' is no address; it should look like http://"),
+    ],
+)
+def test_an_address_that_a_kind_does_not_read_is_told_before_anything_is_opened(kind: str, source: str, text: str) -> None:
+    module = {"file": file, "rtsp": rtsp, "http": http}[kind]
+    with pytest.raises(ConfigError) as caught:
+        module.build(context(source), module.Config())
+    assert text in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_spaces_in_an_address_are_written_as_servers_want_them(media: Media, tmp_path: Path) -> None:
+    shutil.copy(media.clip("plain.mp4"), tmp_path / "my clip.mp4")
+    with http_server(tmp_path, Ranges) as address:
+        source = source_of(f"{address}/my clip.mp4")
+        source.open()
+        assert len(read_to_end(source)[0]) == FRAMES
+        source.close()
 
 
 @pytest.mark.parametrize("source", ["http://[::1/clip.mp4", "http://", "://", "", "ftp://host/clip.mp4", "http://host/page"])

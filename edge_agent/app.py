@@ -16,9 +16,11 @@ from typing import NoReturn
 
 from edge_agent import __version__
 from edge_agent.capture import Capture
-from edge_agent.config import AgentConfig, CameraConfig
+from edge_agent.config import AgentConfig, CameraConfig, GovernorSettings
+from edge_agent.cooling import Cooling
 from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
 from edge_agent.events import STATUS_ONLINE, ModelInfo
+from edge_agent.governor import Policy
 from edge_agent.health import Health, HealthContext, summary
 from edge_agent.libraries import ensure_libraries
 from edge_agent.models import _loading as model_loading
@@ -67,6 +69,22 @@ class LoadedCrew:
 
 def _only_files(captures: Sequence[Capture]) -> bool:
     return all(capture.unpaced for capture in captures)
+
+
+def _cooling(settings: GovernorSettings, crews: Sequence[Crew], pipeline: Pipeline) -> Cooling:
+    """The governor of all models: they share one chip."""
+
+    def slow_down(share: float) -> None:
+        for crew in crews:
+            crew.scheduler.slow_down(share)
+
+    def busy(now: float) -> float:
+        """Of the model whose lanes are the busiest."""
+        used = [sum(pipeline.flows[c].served_rate.rate(now) * crew.scheduler.service_s(c) for c in crew.thresholds) for crew in crews]
+        return max((min(1.0, one / len(crew.lanes)) for one, crew in zip(used, crews, strict=True)), default=0.0)
+
+    policy = Policy(settings.margin_c, settings.target_c, settings.least_share)
+    return Cooling(policy if settings.enabled else None, slow_down, busy)
 
 
 class Agent:
@@ -159,7 +177,8 @@ class Agent:
         pipeline = Pipeline(context, crews)
         accelerators = " + ".join(dict.fromkeys(each.model.identity.accelerator for each in loaded))
         health_context = HealthContext(self.device, stream, tuple(crew.model for crew in crews), accelerators, settings.health.interval_s)
-        self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier)
+        cooling = _cooling(settings.governor, crews, pipeline)
+        self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier, cooling)
         return pipeline, publisher, self._health
 
     def _camera_changed(self, capture: Capture) -> None:

@@ -186,6 +186,19 @@ class HealthSettings(Table):
     """Seconds between heartbeats on <base>/<device>/health."""
 
 
+class GovernorSettings(Table):
+    """Heat and power: infer less before the chip slows itself down (docs/scheduling.md). Acts only where the machine tells of it."""
+
+    enabled: bool = True
+    """false: only tell of heat and throttling in the heartbeat."""
+    margin_c: Annotated[float, BeforeValidator(not_bool), Field(ge=1, le=30)] = 3
+    """The chip is held so many degrees (Celsius) below the point where it is slowed down."""
+    target_c: Annotated[float | None, BeforeValidator(not_bool), Field(ge=30, le=110, examples=[70])] = None
+    """Hold the chip at this temperature instead (Celsius). Default: margin_c below the point that the machine tells."""
+    least_share: Annotated[float, BeforeValidator(not_bool), Field(ge=0.01, le=1)] = 0.2
+    """Never leave inference less than this share of the time."""
+
+
 class SpoolSettings(Table):
     """What is kept while the broker is away. The oldest detections go first, and are counted."""
 
@@ -261,6 +274,7 @@ class Settings(BaseSettings):
     """More detectors, for cameras that name one: [models.<name>] with the keys of [model]. Each has lanes of its own."""
     mqtt: MqttSettings = MqttSettings()
     health: HealthSettings = HealthSettings()
+    governor: GovernorSettings = GovernorSettings()
     spool: SpoolSettings = SpoolSettings()
     log: LogSettings = LogSettings()
     cameras: tuple[CameraSettings, ...]

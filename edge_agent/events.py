@@ -245,6 +245,41 @@ class HostHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class ThrottledBits:
+    """A Raspberry Pi's get_throttled: under_voltage, frequency_capped, throttled, soft_temperature_limit."""
+
+    now: list[str]
+    seen: Annotated[list[str], Field(description="at any time since the agent started, or latched by the firmware before")]
+
+
+@dataclass(frozen=True, slots=True)
+class GovernorHealth:
+    """Heat and power, and what is done about them. null: the machine does not tell."""
+
+    enabled: bool
+    share: Annotated[Fraction, Field(description="of the time, that may be spent on inference now; 1: no limit")]
+    cause: Annotated[
+        Literal["none", "temperature", "throttled", "frequency_cap", "under_voltage", "over_current"],
+        Field(description="why it is below 1"),
+    ]
+    since: Annotated[Timestamp, Field(description="when the share changed last")]
+    changes_total: int
+    temperature_c: Annotated[float | None, Field(description="of the zone that is nearest to its trip point")]
+    zone: str | None
+    trip_c: Annotated[float | None, Field(description="where the chip is slowed down: told by it, or learnt")]
+    target_c: Annotated[float | None, Field(description="what the governor holds")]
+    throttled_by: Annotated[list[str], Field(description="what lowers clocks for heat now")]
+    frequency_cap: Annotated[float | None, Field(description="of a processor's highest frequency, now allowed; power modes lower it too")]
+    gpu_frequency_cap: float | None
+    throttled: Annotated[ThrottledBits | None, Field(description="Raspberry Pi only")]
+    under_voltage: Annotated[bool | None, Field(description="the power supply is too weak now")]
+    under_voltage_seen: Annotated[bool | None, Field(description="or was, since boot as far as can be known")]
+    over_current_seen: Annotated[bool | None, Field(description="Jetson only: limited by its supply since boot")]
+    power_mode: Annotated[str | None, Field(description="Jetson only: as nvpmodel names it")]
+    readings_refused_total: Annotated[int, Field(description="sensor values that could not be read or made no sense")]
+
+
+@dataclass(frozen=True, slots=True)
 class HealthEvent:
     """The heartbeat, retained. Topic: <base>/<device>/health."""
 
@@ -269,6 +304,7 @@ class HealthEvent:
     models: Annotated[list[ModelInfo], Field(description="all of them, where cameras have models of their own")] = field(
         default_factory=list
     )
+    governor: GovernorHealth | None = None
     schema: Literal["edge_agent.health/1"] = "edge_agent.health/1"
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from edge_agent import __version__, host
 from edge_agent.capture import CameraState, Capture
+from edge_agent.cooling import Cooling
 from edge_agent.errors import SourceError
 from edge_agent.events import (
     CameraHealth,
@@ -57,11 +58,18 @@ class Health:
     """One thread that looks around twice a second and speaks at each interval, and at once when a camera changes."""
 
     def __init__(
-        self, context: HealthContext, captures: Sequence[Capture], pipeline: Pipeline, publisher: Publisher, notifier: Notifier
+        self,
+        context: HealthContext,
+        captures: Sequence[Capture],
+        pipeline: Pipeline,
+        publisher: Publisher,
+        notifier: Notifier,
+        cooling: Cooling | None = None,
     ) -> None:
         self.clock_synced = host.clock_synced()
         self._context, self._captures, self._pipeline = context, captures, pipeline
         self._publisher, self._notifier = publisher, notifier
+        self._cooling = cooling or Cooling(None, lambda _: None)
         self._started = time.monotonic()
         self._last_process = host.read_process()
         self._last_beat = self._started
@@ -104,6 +112,8 @@ class Health:
                 for capture in self._captures:
                     capture.check(now)
                 self._watch(now)
+                if self._cooling.tick(now):
+                    self._beat_now = True
                 if now >= next_beat or self._beat_now:
                     self._beat_now = False
                     self.beat(now)
@@ -159,7 +169,7 @@ class Health:
 
     def heartbeat(self, now: float, *, stopped: bool = False) -> HealthEvent:
         """All that is known, as the contract writes it."""
-        verdict, reasons = self._verdict()
+        verdict, reasons = self._verdict(now)
         if stopped:
             verdict, reasons = "stopped", []
         context, pipeline = self._context, self._pipeline
@@ -180,13 +190,15 @@ class Health:
             delivery=self._delivery(stopped=stopped),
             process=self._process(now),
             host=self._host(),
+            governor=self._cooling.health(),
         )
 
-    def _verdict(self) -> tuple[Verdict, list[str]]:
+    def _verdict(self, now: float) -> tuple[Verdict, list[str]]:
         bad = [c for c in self._captures if c.status.state in {CameraState.BACKOFF, CameraState.STALLED} or (c.status.error and c.ended)]
         reasons = [f"camera {c.camera.id}: {c.status.error or c.status.state.value}" for c in bad]
         if not self._publisher.connected:
             reasons.append(f"broker: {self._publisher.error or 'connecting'}")
+        reasons += self._cooling.reasons(now)
         if bad and len(bad) == len(self._captures):
             return "failing", reasons
         return ("degraded" if reasons else "ok"), reasons

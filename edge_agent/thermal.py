@@ -7,7 +7,7 @@ are lowered was learnt from Jetsons, Raspberry Pis and x86 (docs/decisions/0016-
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge_agent.sysfs import Tree
@@ -54,9 +54,8 @@ class ThermalReadings:
 
 def read_thermal(tree: Tree) -> ThermalReadings:
     """One look at everything."""
-    zones = [zone for folder in tree.folders("sys/class/thermal/thermal_zone*") if (zone := _zone(tree, folder))]
     return ThermalReadings(
-        tuple(zones + _core_temperatures(tree)),
+        _zones(tree),
         _slowed_by(tree),
         _cap(tree, "sys/devices/system/cpu/cpufreq/policy*", "scaling_max_freq", "cpuinfo_max_freq"),
         _gpu_cap(tree),
@@ -72,35 +71,43 @@ def board_model(tree: Tree) -> str | None:
 
 def _celsius(tree: Tree, path: Path) -> float | None:
     value = tree.number(path, COLDEST_C, HOTTEST_C, scale=1e-3, expected=True)
-    if value == 0.0:
+    if value is not None and round(value, 1) == 0:
         tree.refused += 1
         return None
     return value
 
 
-def _zone(tree: Tree, folder: Path) -> Zone | None:
+def _zones(tree: Tree) -> tuple[Zone, ...]:
+    """Where any zone tells where its chip is slowed down, no guess from another's shutdown is set beside it."""
+    found = [zone for folder in tree.folders("sys/class/thermal/thermal_zone*") if (zone := _zone(tree, folder))]
+    told = [zone for zone, _ in found] + _core_temperatures(tree)
+    if any(zone.trip_c is not None for zone in told):
+        return tuple(told)
+    return tuple(replace(zone, trip_c=guess) for zone, guess in found) + tuple(told[len(found) :])
+
+
+def _zone(tree: Tree, folder: Path) -> tuple[Zone, float | None] | None:
+    """The zone, and a guess at its trip point where it does not tell it."""
     name = tree.text(folder / "type") or folder.name
     if _ELSEWHERE.search(name):
         return None
     temperature = _celsius(tree, folder / "temp")
     if temperature is None:
         return None
-    return Zone(name, round(temperature, 1), _trip(tree, folder, name))
-
-
-def _trip(tree: Tree, folder: Path, name: str) -> float | None:
-    """The lowest passive trip point that something which lowers clocks is bound to, or the best guess at it."""
     passive, critical = _trips(tree, folder)
+    guess = critical - BELOW_CRITICAL_C if critical is not None and _CHIP.search(name) else None
+    return Zone(name, round(temperature, 1), _trip(tree, folder, name, passive)), guess
+
+
+def _trip(tree: Tree, folder: Path, name: str, passive: dict[int, float]) -> float | None:
+    """The lowest passive trip point that something which lowers clocks is bound to; on a Raspberry Pi what its firmware does."""
     bound, any_bound = _bound(tree, folder)
     if slowing := [passive[index] for index in bound if index in passive]:
         return min(slowing)
     if passive and not any_bound:
         return max(passive.values())  # rather too late than too early: what really happens corrects it
-    if not _CHIP.search(name):
-        return None
-    if (board_model(tree) or "").startswith("Raspberry Pi"):
-        return RASPBERRY_PI_TRIP_C
-    return critical - BELOW_CRITICAL_C if critical is not None else None
+    is_pi = _CHIP.search(name) and (board_model(tree) or "").startswith("Raspberry Pi")
+    return RASPBERRY_PI_TRIP_C if is_pi else None
 
 
 def _trips(tree: Tree, folder: Path) -> tuple[dict[int, float], float | None]:

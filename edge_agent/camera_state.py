@@ -40,5 +40,7 @@ class CaptureStatus:
     """Monotonic seconds."""
     wedged: int = 0
     """How often a call into the source had to be given up."""
+    lost_upstream: int = 0
+    """Frames of the camera's that never arrived, as far as its own numbers or timestamps tell."""
     isolation: Literal["thread", "process"] = "thread"
     """Where its source runs now."""

@@ -307,6 +307,7 @@ class Capture:
         with self._wake:
             self._only_present(reader)
             self._pass_by(left_out)
+            self.status.lost_upstream += 0 if reader.source is None else reader.source.lost_upstream()
             self._beat(now, 1 + left_out)
             changed = self._come_online(reading, now)
             if now < self._wanted_at or self.slot.muted:
@@ -370,7 +371,7 @@ class Capture:
     # -- with the lock held ---------------------------------------------------------------------------------------------
 
     def _put(self, reading: Reading, captured_at: float, captured_utc: float) -> None:
-        frame = Frame(self.camera.id, self._next_frame_id, reading.image, captured_at, captured_utc, reading.pts_s)
+        frame = Frame(self.camera.id, self._next_frame_id, reading.image, captured_at, captured_utc, reading.pts_s, reading.decode_ms)
         self._next_frame_id += 1
         if self._paused and not self.every:
             self.slot.pass_by("paused")

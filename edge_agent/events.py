@@ -7,6 +7,7 @@ version fields are only added; consumers ignore those they do not know.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -19,7 +20,8 @@ VERSION = 1
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Box = Annotated[tuple[float, float, float, float], Field(description="left, top, right, bottom")]
-Percentiles = Annotated[dict[str, float], Field(description="p50, p95, p99 of the last 512 frames")]
+Percentiles = Annotated[dict[str, float], Field(description="p50, p95, p99 of the last 30 to 60 seconds")]
+LOST_UPSTREAM = "of the camera, that never arrived, by its own sequence numbers or timestamps; not in captured"
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
 
 
@@ -44,6 +46,8 @@ class Message:
     kind: Kind
     camera: str | None
     payload: bytes
+    at: float = field(default_factory=time.monotonic, compare=False)
+    """When it was handed over: monotonic seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +124,13 @@ class LatencyParts:
     """Milliseconds from capture to hand-over for publishing, and where they went."""
 
     total: float
-    wait: Annotated[float, Field(description="until the model took the frame")]
-    preprocess: Annotated[float, Field(description="decode where it was put off, resize, colour, layout")]
+    wait: Annotated[float, Field(description="until the model took the frame, without decode")]
+    preprocess: Annotated[float, Field(description="resize, colour, layout")]
     infer: float
     postprocess: float
+    decode: Annotated[float, Field(description="from bytes to pixels, of this frame; of a file's, before its capture and not in total")] = (
+        0.0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +194,12 @@ class CameraStatusEvent:
     isolation: Annotated[Literal["thread", "process"], Field(description="where its driver and decoder run")] = "thread"
     wedged: Annotated[int, Field(description="calls into its driver or decoder that never came back, and were given up")] = 0
     hanging: Annotated[int, Field(description="threads that still hang in such calls")] = 0
+    frames_captured_total: Annotated[int, Field(description="captured = served + skipped + dropped + in flight")] = 0
+    frames_served_total: int = 0
+    frames_skipped_total: Annotated[dict[str, int], Field(description="by policy, as in the heartbeat")] = field(default_factory=dict)
+    frames_dropped_total: Annotated[dict[str, int], Field(description="lost, as in the heartbeat")] = field(default_factory=dict)
+    frames_in_flight: int = 0
+    frames_lost_upstream_total: Annotated[int, Field(description=LOST_UPSTREAM)] = 0
     schema: Literal["edge_agent.camera_status/1"] = "edge_agent.camera_status/1"
 
 
@@ -210,6 +223,11 @@ class CameraHealth:
     isolation: Annotated[Literal["thread", "process"], Field(description="where its driver and decoder run")] = "thread"
     wedged_total: Annotated[int, Field(description="calls into its driver or decoder that never came back, and were given up")] = 0
     threads_hanging: Annotated[int, Field(description="threads that still hang in such calls")] = 0
+    frames_lost_upstream_total: Annotated[int, Field(description=LOST_UPSTREAM)] = 0
+    stages_ms: Annotated[
+        dict[str, Percentiles | None] | None,
+        Field(description="wait, decode, preprocess, infer, postprocess, publish (from hand-over to the broker's acknowledgement)"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +314,9 @@ class HealthEvent:
     reasons: list[str]
     model: ModelInfo
     accelerator: str
-    stages_ms: Annotated[dict[str, Percentiles | None], Field(description="wait, preprocess, infer, postprocess, over all cameras")]
+    stages_ms: Annotated[
+        dict[str, Percentiles | None], Field(description="wait, decode, preprocess, infer, postprocess, publish, over all cameras")
+    ]
     cameras: dict[str, CameraHealth]
     delivery: DeliveryHealth
     process: ProcessHealth

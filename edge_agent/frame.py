@@ -22,3 +22,5 @@ class Frame:
     """When it arrived: seconds since the epoch, for people and other machines."""
     pts_s: float | None = None
     """The container's own timestamp in seconds, where there is one."""
+    decode_ms: float = 0.0
+    """What the source's decoder took for it; 0 where decoding was put off."""

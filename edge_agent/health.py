@@ -185,7 +185,7 @@ class Health:
             model=context.models[0],
             models=list(context.models),
             accelerator=context.accelerator,
-            stages_ms={name: window.percentiles() for name, window in pipeline.stages.items()},
+            stages_ms={**pipeline.stages_ms(), "publish": self._publisher.acknowledged_ms()},
             cameras={capture.camera.id: self._camera(capture, now, stopped=stopped) for capture in self._captures},
             delivery=self._delivery(stopped=stopped),
             process=self._process(now),
@@ -222,6 +222,8 @@ class Health:
             isolation=status.isolation,
             wedged_total=status.wedged,
             threads_hanging=capture.left_behind,
+            frames_lost_upstream_total=status.lost_upstream,
+            stages_ms={**self._pipeline.stages_ms(capture.camera.id), "publish": self._publisher.acknowledged_ms(capture.camera.id)},
         )
 
     def _delivery(self, *, stopped: bool) -> DeliveryHealth:
@@ -261,7 +263,7 @@ def _error(error: SourceError | None) -> ErrorInfo | None:
 def camera_status(device: str, capture: Capture, now: float, *, stopped: bool = False) -> CameraStatusEvent:
     """A camera's state as the contract writes it; ``stopped`` on the way out, so that nothing stays online for ever."""
     status = capture.status
-    info = status.info
+    info, counts = status.info, capture.snapshot()
     return CameraStatusEvent(
         device=device,
         camera=capture.camera.id,
@@ -280,6 +282,12 @@ def camera_status(device: str, capture: Capture, now: float, *, stopped: bool = 
         isolation=status.isolation,
         wedged=status.wedged,
         hanging=capture.left_behind,
+        frames_captured_total=counts.captured,
+        frames_served_total=counts.served,
+        frames_skipped_total=merged(counts.skipped),
+        frames_dropped_total=merged(counts.dropped),
+        frames_in_flight=counts.in_flight,
+        frames_lost_upstream_total=status.lost_upstream,
     )
 
 

@@ -8,6 +8,7 @@ and only if a sink asks for it.
 from __future__ import annotations
 
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from functools import cache
 from typing import Literal, NamedTuple
@@ -24,6 +25,8 @@ class Image(ABC):
 
     width: int
     height: int
+    decode_ms: float = 0.0
+    """Milliseconds that decoding has taken so far, where it was put off until somebody asked."""
 
     @abstractmethod
     def resized(self, width: int, height: int, order: Order) -> Pixels:
@@ -76,9 +79,10 @@ class JpegImage(Image):
 
         flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
         # OpenCV refuses no data at all, and sizes out of all reason, by an error of its own.
-        pixels = None
+        pixels, began = None, time.perf_counter()
         with contextlib.suppress(cv2.error):
             pixels = cv2.imdecode(self._data, flags[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+        self.decode_ms += (time.perf_counter() - began) * 1e3
         if pixels is None:
             raise ValueError("the camera sent a JPEG that cannot be decoded")
         return pixels  # type: ignore[return-value]

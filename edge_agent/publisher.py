@@ -18,7 +18,7 @@ from edge_agent.errors import Rejected, SinkUnavailable
 from edge_agent.events import STATUS_OFFLINE, Kind, Message
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.sinks.base import Sink
-from edge_agent.stats import ReasonCounter
+from edge_agent.stats import ReasonCounter, Sketch, percentiles
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ class Publisher:
         self._writing: list[Message] = []
         self._wake_at = 1
         """Events that must wait before the thread is woken for them."""
+        self._acknowledged: dict[str | None, Sketch] = {}
+        """By camera: from an event's hand-over to its acknowledgement."""
         self._stopping = self._keep_trying = False
         self._abandon = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -106,6 +108,12 @@ class Publisher:
         """Events that wait or are being written, and their bytes."""
         with self._changed:
             return len(self._events) + len(self._writing), self._bytes + sum(len(m.payload) for m in self._writing)
+
+    def acknowledged_ms(self, camera: str | None = None) -> dict[str, float] | None:
+        """Percentiles of the time from an event's hand-over to its acknowledgement, of one camera or of all."""
+        with self._changed:
+            sketches = [sketch for key, sketch in self._acknowledged.items() if camera in {None, key}]
+        return percentiles(sketches)
 
     def stop(self, timeout_s: float, *, keep_trying: bool = False, hurry: Callable[[], bool] = lambda: False) -> bool:
         """Say ``offline``, deliver what can be delivered in that time, and end. False if the thread is still busy.
@@ -209,6 +217,8 @@ class Publisher:
 
     def _settle(self, done: Sequence[Message], outcomes: Sequence[Rejected | None], put_back: Sequence[Message]) -> None:
         """Count what is done with, and put the rest back where it was, before what came since."""
+        now = time.monotonic()
+        delays: list[tuple[str | None, float]] = []
         with self._changed:
             self._writing = []
             for message, outcome in zip(done, outcomes, strict=True):
@@ -216,6 +226,7 @@ class Publisher:
                     continue
                 if outcome is None:
                     self.counts.delivered += 1
+                    delays.append((message.camera, (now - message.at) * 1e3))
                 else:
                     self.counts.dropped["rejected"] += 1
             events = [m for m in put_back if not m.kind.is_state]
@@ -225,6 +236,10 @@ class Publisher:
                 if message.kind.is_state:
                     self._unsent.setdefault((message.kind, message.camera), message)
             self._make_room()
+            for camera in {camera for camera, _ in delays} - self._acknowledged.keys():
+                self._acknowledged[camera] = Sketch()
+        for camera, delay_ms in delays:  # without the lock, which the line waits for
+            self._acknowledged[camera].add(delay_ms)
 
     def _wait_after(self, reason: str) -> None:
         self.sink.close()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.stats import FrameCounts, RateMeter, ReasonCounter, Window, merged
-
-values = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
+from edge_agent.stats import FEWEST, GROWTH, FrameCounts, RateMeter, ReasonCounter, Sketch, merged, percentiles
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 1000)), st.dictionaries(st.sampled_from("abcd"), st.integers(0, 1000)))
@@ -25,32 +25,84 @@ def test_a_reason_never_seen_counts_nothing_and_is_not_kept() -> None:
     assert (counter["model_busy"], counter.sum, dict(counter)) == (0, 0, {})
 
 
-@given(values)
-def test_percentiles_are_in_order_and_within_the_values(measured: list[float]) -> None:
-    window = Window()
+def filled(measured: Sequence[float]) -> Sketch:
+    sketch = Sketch()
     for value in measured:
-        window.add(value)
-    found = window.percentiles((0, 50, 95, 100))
+        sketch.add(value)
+    return sketch
+
+
+@given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=60), st.lists(st.integers(0, 100), min_size=1, max_size=5, unique=True))
+def test_percentiles_are_in_order_and_each_within_one_percent_of_a_value_of_that_rank(measured: list[float], which: list[int]) -> None:
+    found = filled(measured).percentiles(which)
     assert found is not None
-    assert list(found) == ["p0", "p50", "p95", "p100"]
-    assert found["p0"] == round(min(measured), 3)
-    assert found["p100"] == round(max(measured), 3)
+    assert set(found) == {f"p{name}" for name in which}
     assert list(found.values()) == sorted(found.values())
+    ordered = sorted(measured)
+    for name in which:
+        rank = math.floor(name * (len(ordered) - 1) / 100)
+        assert math.isclose(found[f"p{name}"], ordered[rank], rel_tol=math.sqrt(GROWTH) - 1 + 1e-6, abs_tol=0.001)
 
 
-def test_percentiles_of_known_values() -> None:
-    window = Window()
-    for value in range(101):
-        window.add(value)
-    assert window.percentiles() == {"p50": 50.0, "p95": 95.0, "p99": 99.0}
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-9, 1e12, math.inf])
+def test_what_cannot_be_is_kept_at_the_ends(value: float) -> None:
+    found = filled([value]).percentiles((50,))
+    assert found is not None
+    assert found["p50"] == 0.0 if value < 1 else found["p50"] > 9e6
 
 
-def test_a_window_without_values_has_no_percentiles_and_an_old_value_leaves_it() -> None:
-    window = Window(size=3)
-    assert window.percentiles() is None
-    for value in (1000.0, 1.0, 1.0, 1.0):
-        window.add(value)
-    assert window.percentiles((100,)) == {"p100": 1.0}
+def test_percentiles_of_known_values_and_their_mean() -> None:
+    sketch = filled(range(1, 102))
+    found = sketch.percentiles()
+    assert found is not None
+    assert found == pytest.approx({"p50": 51, "p95": 96, "p99": 100}, rel=0.01)
+    assert sketch.mean() == pytest.approx(51, rel=0.01)
+
+
+def test_without_values_there_is_nothing_to_tell() -> None:
+    assert (Sketch().percentiles(), Sketch().mean(), percentiles([]), percentiles([Sketch(), Sketch()])) == (None, None, None, None)
+
+
+@given(st.lists(st.floats(0.01, 1e5), min_size=1, max_size=30), st.lists(st.floats(0.01, 1e5), min_size=1, max_size=30))
+def test_several_sketches_tell_what_one_of_all_values_would(one: list[float], other: list[float]) -> None:
+    assert percentiles([filled(one), filled(other)]) == filled(one + other).percentiles()
+
+
+def test_what_is_older_than_two_halves_is_forgotten() -> None:
+    now = [0.0]
+    sketch = Sketch(half_s=30, clock=lambda: now[0])
+    for _ in range(FEWEST):
+        sketch.add(1000.0)
+    for step in range(3 * FEWEST):
+        now[0] = 31.0 + step
+        sketch.add(1.0)
+        if step == 5:
+            assert sketch.percentiles((99,)) == pytest.approx({"p99": 1000}, rel=0.01)  # the older half still counts
+    assert sketch.percentiles((100,)) == pytest.approx({"p100": 1.0}, rel=0.01)
+
+
+def test_of_a_slow_camera_more_than_a_minute_is_kept() -> None:
+    now = [0.0]
+    sketch = Sketch(half_s=30, clock=lambda: now[0])
+    for minute in range(50):
+        now[0] = 60.0 * minute
+        sketch.add(float(minute + 1))
+    assert FEWEST <= sum(sketch.counts()) <= 2 * FEWEST + 1
+
+
+def test_threads_lose_no_value() -> None:
+    sketch = Sketch()
+
+    def work() -> None:
+        for _ in range(5000):
+            sketch.add(5.0)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(sketch.counts()) == 20000
 
 
 @given(st.floats(0.5, 200), st.floats(0, 1e6), st.integers(2, 300))

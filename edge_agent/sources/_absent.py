@@ -34,6 +34,9 @@ class AbsentSource(Source):
     def left_out(self) -> int:
         return self._real.left_out() if self._real is not None else 0
 
+    def lost_upstream(self) -> int:
+        return self._real.lost_upstream() if self._real is not None else 0
+
     def close(self) -> None:
         if self._real is not None:
             self._real.close()

@@ -99,7 +99,9 @@ class Child:
             message = f"unexpected {type(error).__name__}: {error}"
             answer |= {"error": "SourceUnavailable", "code": SourceErrorCode.FAILED.value, "message": message}
         if self._source is not None:
-            answer["left_out"] += self._source.left_out() if request["call"] == "read" else 0
+            if request["call"] == "read":
+                answer["left_out"] += self._source.left_out()
+                answer["lost_upstream"] = self._source.lost_upstream()
             answer["position"] = self._source.position
         return answer, pickled, fds
 
@@ -114,6 +116,7 @@ class Child:
     def _packed(self, reading: Reading, answer: dict[str, Any]) -> tuple[bytes, list[int]]:
         parcel = self._sender.pack(reading.image)
         answer |= {"captured_at": reading.captured_at, "pts_s": reading.pts_s, "not_before": reading.not_before}
+        answer["decode_ms"] = reading.decode_ms
         answer |= {"buffer": parcel.buffer, "layout": parcel.layout, "size": parcel.size}
         return parcel.pickled, [] if parcel.new_fd is None else [parcel.new_fd]
 

@@ -21,6 +21,7 @@ from edge_agent.sources._ffmpeg_errors import error_code, network_fault, refuse_
 from edge_agent.sources._ffmpeg_images import image_of
 from edge_agent.sources._ffmpeg_pictures import Pictures
 from edge_agent.sources._ffmpeg_times import Arrivals, Timestamps
+from edge_agent.sources._gaps import TimestampGaps
 from edge_agent.sources._jpeg import JPEG_DECODER, jpeg_size
 from edge_agent.sources._network import reason_of
 from edge_agent.sources._packets import PacketKinds, PacketSkipper
@@ -68,6 +69,7 @@ class FfmpegSource(Source):
         self._decoded_before = 0
         self._pictures = self._new_pictures("")
         self._jpeg = False
+        self._gaps, self._lost_upstream = TimestampGaps(), 0
         self._packets_read = 0
         self._declared: tuple[int, float | None] = (0, None)
 
@@ -155,13 +157,18 @@ class FfmpegSource(Source):
 
     def _read_decoded(self) -> Reading:
         frame, arrived = self._pictures.next(self._next_packet)
-        return Reading(image_of(frame), arrived, frame.time if self.live else self._timestamps.next(frame.time))
+        pts_s = frame.time if self.live else self._timestamps.next(frame.time)
+        return Reading(image_of(frame), arrived, pts_s, decode_ms=self._pictures.decode_ms())
 
     def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
         self._pictures.skipper.until(at, cheaper_by)
 
     def left_out(self) -> int:
         return self._pictures.skipper.left_out()
+
+    def lost_upstream(self) -> int:
+        count, self._lost_upstream = self._lost_upstream, 0
+        return count
 
     def _next_packet(self) -> Packet[VideoStream]:
         import av
@@ -181,6 +188,8 @@ class FfmpegSource(Source):
         if packet is not None and not late:
             self._packets_read += bool(packet.size)
             self._pictures.arrivals.note(packet.pts, now)
+            if self.live:
+                self._lost_upstream += self._gaps.note(None if packet.pts is None else float(packet.pts * packet.time_base))
             return packet
         self._pictures.skipper.lost()
         if late or code is SourceErrorCode.TIMEOUT:
@@ -192,6 +201,7 @@ class FfmpegSource(Source):
         self._decoded_before = self.decoded_total
         self._pictures = self._new_pictures("")
         self._packets_read, self._jpeg = 0, False
+        self._gaps = TimestampGaps()
         container, self._container = self._container, None
         if container is not None:
             with contextlib.suppress(Exception):  # of PyAV's own, which is not imported for this

@@ -37,6 +37,7 @@ class Pictures:
         self._wanted: deque[Packet[VideoStream]] = deque()
         self._decoded: deque[tuple[VideoFrame, float]] = deque()
         self._undecodable = 0
+        self._spent_ms = 0.0
         self._started = False
         self._decoded_at = time.monotonic()
 
@@ -61,15 +62,21 @@ class Pictures:
         self._started = True
         return self._decoded.popleft()
 
+    def decode_ms(self) -> float:
+        """What decoding has taken since this was last asked, in milliseconds: after ``next``, what its picture has cost."""
+        spent, self._spent_ms = self._spent_ms, 0.0
+        return spent
+
     def _decode(self, packet: Packet[VideoStream]) -> None:
         import av
 
         assert self._decoder is not None, "next() before decode_with()"
-        damaged = None
+        damaged, began = None, time.perf_counter()
         try:
             self._deliver(self._decoder.decode(packet))
         except (av.FFmpegError, OSError) as error:  # a damaged packet; the next ones may do
             damaged = reason_of(error)
+        self._spent_ms += (time.perf_counter() - began) * 1e3
         now = time.monotonic()
         self._undecodable = 0 if self._decoded else self._undecodable + 1
         self._decoded_at = now if self._decoded else self._decoded_at

@@ -139,7 +139,7 @@ class ProcessSource(Source):
         self._inner, self._target = inner, target
         self._running: _Running | None = None
         self._receiver = Receiver()
-        self._left_out = 0
+        self._left_out = self._lost_upstream = 0
         self._is_open = False
         self._read_s = 0.0
         """What the opened source says of its reads: a picture that is asked for every few seconds takes longer than a stream's."""
@@ -183,7 +183,7 @@ class ProcessSource(Source):
             image = self._receiver.unpack(pickled, answer["buffer"], answer["layout"])
         except (ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise FrameUnreadable(f"the process of camera {self._target.camera} sent no picture: {error}") from None
-        return Reading(image, answer["captured_at"], answer["pts_s"], answer["not_before"])
+        return Reading(image, answer["captured_at"], answer["pts_s"], answer["not_before"], decode_ms=answer["decode_ms"])
 
     def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
         running = self._running
@@ -192,6 +192,10 @@ class ProcessSource(Source):
 
     def left_out(self) -> int:
         count, self._left_out = self._left_out, 0
+        return count
+
+    def lost_upstream(self) -> int:
+        count, self._lost_upstream = self._lost_upstream, 0
         return count
 
     def close(self) -> None:
@@ -215,6 +219,7 @@ class ProcessSource(Source):
             self._end()
             raise
         self._left_out += answer.get("left_out", 0)
+        self._lost_upstream += answer.get("lost_upstream", 0)
         self.position = answer.get("position", self.position)
         if "error" not in answer:
             return answer, rest, fds

@@ -67,7 +67,7 @@ class CodedPictures:
     def read(self) -> Reading:
         """As :meth:`Source.read`."""
         frame, arrived = self._pictures.next(self._next_packet)
-        return Reading(image_of(frame), arrived)
+        return Reading(image_of(frame), arrived, decode_ms=self._pictures.decode_ms())
 
     def _next_packet(self) -> Packet[VideoStream]:
         import av

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.sources._gaps import SequenceGaps
 from edge_agent.sources._v4l2 import CAPTURE, Node, address_of
 
 _REQBUFS, _QUERYBUF, _QBUF, _DQBUF, _STREAMON, _STREAMOFF = 0xC0145608, 0xC0585609, 0xC058560F, 0xC0585611, 0x40045612, 0x40045613
@@ -66,6 +67,9 @@ class Stream:
         self._node, self._type = node, buffer_type
         self._maps: list[list[mmap.mmap]] = []
         self._idle: list[int] = []
+        self.lost_upstream = 0
+        """Frames that the driver counted and did not deliver, since this was last set to 0."""
+        self._gaps = SequenceGaps()
         self._poll = select.poll()
         self._poll.register(node.fileno(), select.POLLIN | select.POLLERR)
         try:
@@ -113,6 +117,7 @@ class Stream:
         buffer, planes, _keep = self._structures(0)
         self._wait(buffer, timeout_s)
         index, _, used, flags, _, seconds, micros, sequence, *_, length = _BUFFER.unpack(buffer)
+        self.lost_upstream += self._gaps.note(sequence)
         now = time.monotonic()
         stamp = seconds + micros / 1e6
         arrived = stamp if flags & _FLAG_CLOCK == _FLAG_MONOTONIC and 0 <= now - stamp < _BELIEVABLE_S else now

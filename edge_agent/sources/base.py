@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -72,6 +72,8 @@ class Reading:
     captured_at: float
     """Monotonic seconds when its data arrived."""
     pts_s: float | None = None
+    decode_ms: float = field(default=0.0, kw_only=True)
+    """What its decoding took, where the source decodes and knows."""
     not_before: float | None = None
     """Monotonic seconds. The runner holds the picture back until then, and takes that as the time of its arrival."""
 
@@ -141,6 +143,13 @@ class Source(ABC):
         They come before the picture that ``read`` returned last, or before its error. They are frames of the camera: they
         count as captured, have frame ids, and were skipped. Called from the thread that reads, after each ``read`` and
         before ``close``.
+        """
+        return 0
+
+    def lost_upstream(self) -> int:
+        """How many frames the camera made since the last call that never arrived, as its sequence numbers or timestamps tell.
+
+        They are no frames of ours: not captured, without frame ids. Called from the thread that reads.
         """
         return 0
 

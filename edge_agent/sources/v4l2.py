@@ -165,6 +165,12 @@ class V4l2Source(Source):
         if (coded := self._coded) is not None:
             coded.skipper.until(at, cheaper_by)
 
+    def lost_upstream(self) -> int:
+        if self._stream is None:
+            return 0
+        count, self._stream.lost_upstream = self._stream.lost_upstream, 0
+        return count
+
     def left_out(self) -> int:
         count, self._left_out = self._left_out, 0
         return count + (self._coded.skipper.left_out() if self._coded is not None else 0)

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the scenarios of this folder have in common. They read it with "source", as root, in a machine of the lab:
 # cameras and their udev links, a broker, and what to say of what is seen. Kernel modules: vivid, v4l2loopback.
-agent=$1
+agent=$1 phases=${*:2}
 work=$(mktemp -d)
 chmod 755 "$work"
 cd "$work" || exit 1 # where an ordinary user may be, too
@@ -10,6 +10,9 @@ failures=0 lines=0
 # In threads, unless LAB_ISOLATION says otherwise: a process of its own, the default, takes an emulated machine over 10 s to start.
 thread="isolation = \"${LAB_ISOLATION:-thread}\""
 
+phase() { # phase NAME: whether it is to be run, and its headline
+  [[ " ${phases:-$1} " == *" $1 "* ]] && echo "--- $1"
+}
 ok() { echo "ok      $*"; }
 bad() { echo "FAILED  $*"; failures=$((failures + 1)); }
 has() { # has PATTERN FILE WHAT
@@ -21,10 +24,10 @@ has() { # has PATTERN FILE WHAT
 mark() { lines=$(wc -l <"$work/heard"); }
 heard() { tail -n "+$((lines + 1))" "$work/heard"; }
 since() { # since SECONDS PATTERN WHAT: the broker sent that since the last mark. Says how long it took from here.
-  local from=$SECONDS
+  local from=$SECONDS most=$(($1 * ${LAB_PATIENCE:-1})) # LAB_PATIENCE=4: on a machine that others use, too
   until heard | grep -E -- "$2" >/dev/null; do # not grep -q: it would end tail by SIGPIPE
-    if [ $((SECONDS - from)) -ge "$1" ]; then
-      bad "$3 (not within $1 s)"
+    if [ $((SECONDS - from)) -ge $most ]; then
+      bad "$3 (not within $most s)"
       heard | grep /status | tail -n 3 | cut -c1-600
       return 1
     fi

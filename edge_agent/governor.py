@@ -6,7 +6,8 @@ the chip's time constant nor what a share costs in degrees, and must not swing w
 - down, in steps sized by how far the temperature is, or within seconds will be, above the target; not while it falls;
 - up, only from below a band under the target, only when the temperature has settled, and by no more than the whole rise
   above -20 C would allow if inference alone made it. That is always too little, so it approaches from below;
-- each time a step up has to be taken back, the wait before the next one doubles, up to half an hour.
+- each time a step up has to be taken back, the wait before the next one doubles, up to half an hour;
+- a weak supply is waited for likewise: it must have been calm for five minutes, and longer each time it was not for good.
 
 The decisions, and what they cost against a chip that is left to its firmware, are in docs/decisions/0016-governor.md.
 """
@@ -34,6 +35,7 @@ THROTTLED_FACTOR, POWER_FACTOR = 0.8, 0.75
 COOL_FLOOR = 0.5
 """Signs that heat does not explain (a weak supply, throttling while cool) take no more than this: less load may not mend them."""
 BLIND_AFTER_S = 60.0
+FORGET_AFTER_S = 4 * 3600.0
 LEARN_AFTER, LEARN_WITHIN_C, LEARN_ABOVE_C = 3, 25.0, 60.0
 
 
@@ -127,7 +129,7 @@ class Governor:
         self._changed_at = self._started = -UP_SELDOM_S
         self._heat_sign_at = self._power_sign_at = -UP_SELDOM_S
         self._rose = False
-        self._reversals = 0
+        self._reversals = self._power_reversals = 0
         self._throttled_in_a_row = 0
 
     def trip_c(self, told: float | None) -> float | None:
@@ -146,10 +148,14 @@ class Governor:
         """``busy``: the share of their time that the lanes really spend on inference, if known: to go below it is what helps."""
         if signs.temperature_c is not None:
             self._trend.note(now, signs.temperature_c)
+        if self.decision.share == 1.0 and now - self._changed_at > FORGET_AFTER_S:
+            self._reversals = self._power_reversals = 0
         self._learn(signs)
         target = self.target_c(signs.trip_c)
         self._note_signs(now, signs, target)
-        share, cause = self._lower(now, signs, target, busy) or self._higher(now, target) or (self.decision.share, self.decision.cause)
+        share, cause = (
+            self._lower(now, signs, target, busy) or self._higher(now, signs, target) or (self.decision.share, self.decision.cause)
+        )
         if share != self.decision.share:
             self._change(now, share, cause)
         return self.decision
@@ -157,7 +163,10 @@ class Governor:
     def _change(self, now: float, share: float, cause: Cause) -> None:
         rises = share > self.decision.share
         if not rises and self._rose:
-            self._reversals = min(self._reversals + 1, 5)
+            if cause in {Cause.UNDER_VOLTAGE, Cause.OVER_CURRENT}:
+                self._power_reversals = min(self._power_reversals + 1, 4)
+            else:
+                self._reversals = min(self._reversals + 1, 5)
         self._rose = rises
         self._changed_at = now
         self.decision = Decision(share, Cause.NONE if share == 1.0 else cause, now, self.decision.changes + 1)
@@ -232,14 +241,16 @@ class Governor:
         """No share of the time costs more degrees than this."""
         return max(temperature - COLDEST_AMBIENT_C, 1.0) / max(share, 0.01)
 
-    def _higher(self, now: float, target: float | None) -> tuple[float, Cause] | None:
+    def _higher(self, now: float, signs: Signs, target: float | None) -> tuple[float, Cause] | None:
         """A higher share, where that is safe."""
         share, cause = self.decision.share, self.decision.cause
-        if share == 1.0 or now - self._heat_sign_at < CALM_S or now - self._power_sign_at < POWER_CALM_S:
+        calm_s = POWER_CALM_S * 2.0**self._power_reversals
+        if share == 1.0 or now - self._heat_sign_at < CALM_S or now - self._power_sign_at < calm_s:
             return None
-        blind = self._trend.seen_at is None or now - self._trend.seen_at >= BLIND_AFTER_S
         temperature = self._trend.temperature_c
-        if temperature is None or target is None or blind:  # nothing is told any more, so nothing is held against it
+        if signs.temperature_c is None and self._trend.seen_at is not None and now - self._trend.seen_at < BLIND_AFTER_S:
+            return None
+        if temperature is None or target is None or signs.temperature_c is None:  # nothing is told, so nothing is held against it
             return self._raised(UP_MOST / 2, cause) if now - self._changed_at >= self._patience_s(None) else None
         slope = max(0.0, self._trend.slope(TREND_UP_S))
         expected = temperature + slope * AHEAD_UP_S

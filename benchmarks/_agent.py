@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent import config_file, plugins
-from edge_agent.app import Agent
+from edge_agent.app import Agent, LoadedCrew
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.errors import ExitCode, Rejected
@@ -158,11 +158,9 @@ class Recorder(Sink):
 class BenchAgent(Agent):
     """See the module. ``sources`` makes those cameras' sources; the others are made as configured."""
 
-    def __init__(
-        self, config: AgentConfig, detector: Detector, models: Sequence[Model], sources: Mapping[str, Callable[[], Source]] | None = None
-    ) -> None:
+    def __init__(self, config: AgentConfig, models: Sequence[Model], sources: Mapping[str, Callable[[], Source]] | None = None) -> None:
         super().__init__(config)
-        self._detector, self._models, self._sources = detector, tuple(models), sources or {}
+        self._models, self._sources = tuple(models), sources or {}
         self._has_broker = config.settings.mqtt.port != NO_PORT
         self.recorder = Recorder(None)
 
@@ -172,16 +170,12 @@ class BenchAgent(Agent):
             return super()._capture(camera, model_size)
         return Capture(camera, make(), self._wake, self._camera_changed, another=make)
 
-    def _load(self) -> tuple[LoadedModel, dict[str, Thresholds]]:
-        config = self._config
-        size = self._models[0].input_size
-        self.captures = [self._capture(camera, lambda: size) for camera in config.cameras]
-        model = self._models[0]
-        thresholds = model_loading.all_thresholds(config, model.labels, model.family.default_confidence)
-        return replace(self._detector.loaded, lanes=self._models), thresholds
+    def _load_one(self, view: AgentConfig) -> LoadedCrew:
+        crew = super()._load_one(view)
+        return replace(crew, model=replace(crew.model, lanes=self._models))
 
-    def _build(self, state: State, loaded: LoadedModel, thresholds: Mapping[str, Thresholds]) -> tuple[Pipeline, Publisher, Health]:
-        pipeline, publisher, health = super()._build(state, loaded, thresholds)
+    def _build(self, state: State, loaded: Sequence[LoadedCrew]) -> tuple[Pipeline, Publisher, Health]:
+        pipeline, publisher, health = super()._build(state, loaded)
         publisher.sink = self.recorder = Recorder(publisher.sink if self._has_broker else None)
         return pipeline, publisher, health
 

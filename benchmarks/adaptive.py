@@ -121,7 +121,7 @@ def measure(cell: Cell, detector: Detector, seconds: float) -> Result:
         sources.append(TimedSource(cell.kind.declared, cell.kind.arrivals()))
         return sources[-1]
 
-    agent = BenchAgent(detector.config, detector, [model], {"cam": make})
+    agent = BenchAgent(detector.config, [model], {"cam": make})
     agent.run_for(WARM_UP_S + max(seconds, SERVICES_IN_A_CELL * cell.service_ms / 1e3))
     source = sources[0]
     service_s = float(np.median([call.ended - call.began for call in model.calls[3:]]))

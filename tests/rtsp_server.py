@@ -106,11 +106,12 @@ def _serve(options: argparse.Namespace) -> None:
     data = Path(options.clip).read_bytes()
     units = jpegs(data) if options.codec == "jpeg" else access_units(data, options.codec)
     assert len(units) > 1, "the clip has no access unit delimiters"
-    duration = gst.SECOND // FPS
+    duration = int(gst.SECOND / options.fps)
+    period_s = 1 / (options.real_fps or options.fps)
 
     def push(source: Any) -> None:
         """In a thread of its own, at the clip's own rate, until nobody takes the buffers."""
-        beat = threading.Event()
+        beat, due = threading.Event(), time.monotonic()
         for number in _numbers(options.end_after or options.stall_after):
             buffer = gst.Buffer.new_wrapped(units[number % len(units)])
             buffer.pts = buffer.dts = number * duration
@@ -119,7 +120,8 @@ def _serve(options: argparse.Namespace) -> None:
                 return
             if options.tell:
                 print(number, time.monotonic(), flush=True)
-            beat.wait(1 / FPS)
+            due = max(due + period_s, time.monotonic())  # what a halt left out is not made up for
+            beat.wait(due - time.monotonic())
         if options.end_after:
             source.emit("end-of-stream")
 
@@ -156,6 +158,8 @@ def _serve(options: argparse.Namespace) -> None:
         auth.set_default_token(token)
         server.set_auth(auth)
         _permit(rtsp, factory, "anonymous")
+    if options.patient:
+        server.connect("client-connected", lambda _server, client: client.set_property("drop-backlog", False))
     server.get_mount_points().add_factory("/cam", factory)
     assert server.attach(None), "the port is taken"
     print("ready", flush=True)
@@ -193,6 +197,9 @@ def _main() -> None:
     parser.add_argument("--codec", choices=["h264", "h265", "jpeg"], default="h264")
     parser.add_argument("--certificate", default="", help="of the server, with its key beside it: rtsps")
     parser.add_argument("--tell", action="store_true", help="print each frame's number and when it was sent, in monotonic seconds")
+    parser.add_argument("--fps", type=float, default=FPS, help="frames per second, as the timestamps say")
+    parser.add_argument("--real-fps", type=float, default=0.0, help="frames per second, in truth; default: the same")
+    parser.add_argument("--patient", action="store_true", help="wait for a client that takes its time; default: leave out packets")
     parser.add_argument("--auth", default="", help="user:password")
     parser.add_argument("--audio-first", action="store_true")
     parser.add_argument("--audio-only", action="store_true")

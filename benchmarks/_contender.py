@@ -84,10 +84,9 @@ class Side:
             """Notes the number, and infers so many times as the model is to be slower."""
 
             def __init__(self, runtime: Runtime) -> None:
-                self.spec, self._run = runtime.spec, runtime.infer
+                self.spec = runtime.spec
                 self.number = 0
-                if options.default_session:
-                    self._run = plain_session(options)
+                self._run: Callable[[Any], Any] = plain_session(options) if options.default_session else runtime.infer
 
             def infer(self, tensor: Any) -> Any:
                 if live:

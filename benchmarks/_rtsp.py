@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import av
@@ -93,10 +92,12 @@ class Camera:
             else:
                 print(f"the RTSP server has more than one client: frame {number} after {len(self.sent)}", file=sys.stderr)
 
-    def freeze(self, seconds: float) -> None:
-        """Hang so long, as a camera whose firmware does."""
+    def halt(self) -> None:
+        """Hang, as a camera whose firmware does."""
         self._process.send_signal(signal.SIGSTOP)
-        time.sleep(seconds)
+
+    def go_on(self) -> None:
+        """After ``halt``."""
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:

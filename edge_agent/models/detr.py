@@ -17,31 +17,14 @@ from edge_agent.models._anchor_free import metadata_task
 from edge_agent.models._anchors import anchors_of
 from edge_agent.models._boxes import Floats, Ints, cell_counts, final, from_centres, logit, sigmoid, strongest
 from edge_agent.models._preprocess import IMAGENET, InputFormat
+from edge_agent.models._signs import ATTENTION, LEAST_QUERIES, MOST_QUERIES, boxes_and_logits
 from edge_agent.models.base import Candidates, Family, Thresholds
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig
 SIZES = "orig_target_sizes"
-_MOST_QUERIES = 900
-_LEAST_QUERIES = 50
 FINAL_ROW = 6
 """Numbers of a row of those heads that need no NMS: box, confidence, class; and of a DETR of two classes."""
-ATTENTION = "GridSample"
-"""What a DETR looks at its maps with (deformable attention), and no YOLO has."""
-
-
-def boxes_and_logits(graph: GraphSpec) -> tuple[int, int] | None:
-    """Positions of boxes and logits of an export with two outputs."""
-    shapes = [output.shape for output in graph.outputs]
-    if len(shapes) != 2 or any(len(shape) != 3 for shape in shapes) or shapes[0][1] != shapes[1][1]:
-        return None
-    named = [i for i, output in enumerate(graph.outputs) if "box" in output.name.lower() or output.name == "dets"]
-    boxes = named[0] if len(named) == 1 else next((i for i, shape in enumerate(shapes) if shape[2] == 4), -1)
-    if boxes < 0 or shapes[boxes][2] != 4 or not _LEAST_QUERIES <= shapes[0][1] <= _MOST_QUERIES:
-        return None
-    if shapes[0][1] in cell_counts(graph):  # of a YOLO-NAS for small pictures
-        return None
-    return boxes, 1 - boxes
 
 
 def _three(graph: GraphSpec) -> tuple[int, int, int] | None:
@@ -58,7 +41,7 @@ def _one(graph: GraphSpec) -> bool:
     if len(graph.outputs) != 1 or len(shape) != 3 or metadata_task(graph) not in {"", "detect"}:
         return False
     is_final = shape[2] == FINAL_ROW and not graph.has_operator(ATTENTION)
-    return _LEAST_QUERIES <= shape[1] <= _MOST_QUERIES and shape[2] > 4 and not is_final
+    return LEAST_QUERIES <= shape[1] <= MOST_QUERIES and shape[2] > 4 and not is_final
 
 
 def recognise(graph: GraphSpec) -> str | None:

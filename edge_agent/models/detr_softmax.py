@@ -13,8 +13,8 @@ import numpy as np
 
 from edge_agent.models._boxes import best_class, final, from_centres, softmax
 from edge_agent.models._preprocess import IMAGENET, InputFormat
+from edge_agent.models._signs import boxes_and_logits
 from edge_agent.models.base import Candidates, Family, Thresholds
-from edge_agent.models.detr import boxes_and_logits
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig

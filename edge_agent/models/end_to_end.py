@@ -12,8 +12,8 @@ from edge_agent.models._boxes import smallest_step
 from edge_agent.models._final_rows import BASE, FinalRows, are_final_rows
 from edge_agent.models._objectness import coarse_scores
 from edge_agent.models._preprocess import InputFormat
+from edge_agent.models._signs import ATTENTION
 from edge_agent.models.base import Candidates, Family, Thresholds, only_output
-from edge_agent.models.detr import ATTENTION
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor
 
 Config = NoConfig

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from edge_agent.models._boxes import STRIDES, Floats, best_class, cells, grid, softmax, suppress
 from edge_agent.models._preprocess import InputFormat, input_layout
+from edge_agent.models._signs import ENLARGES
 from edge_agent.models.base import Candidates, Family, Thresholds, only_output
-from edge_agent.models.yolov6 import ENLARGES
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig

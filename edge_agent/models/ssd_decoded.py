@@ -13,13 +13,11 @@ import numpy as np
 
 from edge_agent.models._boxes import Unit, best_class, suppress
 from edge_agent.models._preprocess import InputFormat, pixels_as_they_are
+from edge_agent.models._signs import MOST_QUERIES, boxes_and_scores
 from edge_agent.models.base import Candidates, Family, Thresholds
-from edge_agent.models.ssd_raw import boxes_and_scores
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig
-_MOST_QUERIES = 900
-"""Of a DETR, whose outputs look alike; an SSD has more anchors."""
 
 
 def recognise(graph: GraphSpec) -> str | None:
@@ -28,7 +26,7 @@ def recognise(graph: GraphSpec) -> str | None:
     if roles is None or not (graph.has_operator("Exp") and graph.has_operator("Softmax")):
         return None
     rows = graph.outputs[roles[0]].shape[1]
-    return f"boxes of {rows} anchors, which the graph decodes" if rows > _MOST_QUERIES else None
+    return f"boxes of {rows} anchors, which the graph decodes" if rows > MOST_QUERIES else None  # a DETR's outputs look alike
 
 
 class SsdDecoded(Family):

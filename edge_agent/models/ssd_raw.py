@@ -16,6 +16,7 @@ import numpy as np
 from edge_agent.models._anchors import anchors_of
 from edge_agent.models._boxes import Floats, best_class, logit, sigmoid, suppress
 from edge_agent.models._preprocess import InputFormat, pixels_as_they_are
+from edge_agent.models._signs import boxes_and_scores
 from edge_agent.models.base import Candidates, Family, Thresholds
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
@@ -30,17 +31,6 @@ def _decoded(encoded: Floats, anchors: Floats) -> Floats:
     centres = steps[:, :2] * anchors[:, 2:] + anchors[:, :2]
     half = np.exp(np.minimum(steps[:, 2:], np.float32(_LARGEST_EXPONENT))) * anchors[:, 2:] / np.float32(2)
     return np.concatenate((centres - half, centres + half), axis=1).astype(np.float32)
-
-
-def boxes_and_scores(graph: GraphSpec) -> tuple[int, int] | None:
-    """Positions of encodings and scores among two outputs with as many rows as there are anchors."""
-    # TensorFlow's boxes have an axis of one between anchors and sides
-    shapes = [(o.shape[0], o.shape[1], o.shape[3]) if len(o.shape) == 4 and o.shape[2] == 1 else o.shape for o in graph.outputs]
-    if len(shapes) != 2 or any(len(shape) != 3 for shape in shapes) or shapes[0][1] != shapes[1][1]:
-        return None
-    first_is_boxes = shapes[0][2] == 4 and (shapes[1][2] != 4 or "box" in graph.outputs[0].name.lower())
-    roles = (0, 1) if first_is_boxes else (1, 0)
-    return roles if shapes[roles[0]][2] == 4 and shapes[roles[1]][2] >= 2 else None
 
 
 def recognise(graph: GraphSpec) -> str | None:

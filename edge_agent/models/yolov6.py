@@ -10,12 +10,11 @@ from __future__ import annotations
 from edge_agent.models._boxes import cell_counts
 from edge_agent.models._objectness import Decoded
 from edge_agent.models._preprocess import InputFormat
+from edge_agent.models._signs import ENLARGES
 from edge_agent.models.base import Family
 from edge_agent.runtimes.base import GraphSpec, NoConfig
 
 Config = NoConfig
-ENLARGES = "ConvTranspose"
-"""The operator that the look-alikes (YOLOX, NanoDet, a transposed YOLOv8) have not."""
 
 
 def recognise(graph: GraphSpec) -> str | None:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from edge_agent.models._anchor_free import AnchorFree, is_transposed, metadata_task
 from edge_agent.models._boxes import suppress
 from edge_agent.models._preprocess import InputFormat
+from edge_agent.models._signs import ENLARGES
 from edge_agent.models.base import Candidates, Family, Thresholds, only_output
-from edge_agent.models.yolov6 import ENLARGES
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor
 
 Config = NoConfig

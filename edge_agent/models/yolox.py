@@ -13,8 +13,8 @@ import numpy as np
 from edge_agent.errors import ModelError
 from edge_agent.models._boxes import best_class, cells, from_centres, grid, largest, suppress
 from edge_agent.models._preprocess import InputFormat, input_layout
+from edge_agent.models._signs import ENLARGES
 from edge_agent.models.base import Candidates, Family, Thresholds, only_output
-from edge_agent.models.yolov6 import ENLARGES
 from edge_agent.runtimes.base import GraphSpec, NoConfig, Tensor, dequantize
 
 Config = NoConfig

@@ -10,8 +10,8 @@ from __future__ import annotations
 from edge_agent.models._boxes import cells
 from edge_agent.models._objectness import Decoded
 from edge_agent.models._preprocess import InputFormat
+from edge_agent.models._signs import ENLARGES
 from edge_agent.models.base import Family
-from edge_agent.models.yolov6 import ENLARGES
 from edge_agent.runtimes.base import GraphSpec, NoConfig
 
 Config = NoConfig

@@ -32,6 +32,7 @@ from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, check_files, device_id, of_its_table, patient_source, placed, state_for
 from edge_agent.publisher import Publisher
 from edge_agent.scheduler import Scheduler
+from edge_agent.sinks.base import Sink
 from edge_agent.state import State
 
 log = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class Agent:
     def _build(self, state: State, loaded: Sequence[LoadedCrew]) -> tuple[Pipeline, Publisher, Health]:
         settings = self._config.settings
         self.device, stream = device_id(self._config, state), secrets.token_hex(8)
-        sink = build_sink(self._config, self.device)
+        sink = self._sink()
         linger_s = FILES_LINGER_S if _only_files(self.captures) else 0.0
         spool = settings.spool
         publisher = Publisher(sink, spool.max_events, spool.max_bytes, on_change=self._connection_changed, linger_s=linger_s)
@@ -180,6 +181,9 @@ class Agent:
         cooling = _cooling(settings.governor, crews, pipeline)
         self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier, cooling)
         return pipeline, publisher, self._health
+
+    def _sink(self) -> Sink:
+        return build_sink(self._config, self.device)
 
     def _camera_changed(self, capture: Capture) -> None:
         if self._health is not None:

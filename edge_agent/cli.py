@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from edge_agent import __version__
+from edge_agent.cli_bench import picture_file
 from edge_agent.cli_model import model_group
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
 
@@ -226,6 +227,37 @@ def devices(controls: bool, as_json: bool) -> None:
 
 
 main.add_command(model_group)
+
+
+@main.command()
+@CONFIG_OPTION
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True, max=86400), default=60.0, show_default=True, help="Measure for so long."
+)
+@click.option(
+    "--no-publish", is_flag=True, help="Count the events and send them nowhere. Default: to the broker of agent.toml, if it is there."
+)
+@click.option(
+    "--picture", type=click.Path(path_type=Path), callback=picture_file, metavar="FILE.png|.html", help="Draw the stages into this file."
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON (docs/scheduling.md).")
+def bench(config_file: Path | None, seconds: float, no_publish: bool, picture: Path | None, as_json: bool) -> None:
+    """Run your own agent.toml for a minute, and tell where each millisecond and each frame went, what the limit is, and what to do.
+
+    The cameras, the models and the broker are the real ones; stop the service first. Ctrl-C ends it early, with what there is.
+    Exit code 69: no camera was reached.
+    """
+    from edge_agent import cli_bench, logs
+    from edge_agent.bench.measuring import Request
+
+    config = _accepted(config_file)
+    logs.setup("error", "text")
+
+    def action() -> ExitCode:
+        cli_bench.run(config, Request(seconds, publish=not no_publish), picture, as_json=as_json)
+        return ExitCode.OK
+
+    _finish(action)
 
 
 @main.command()

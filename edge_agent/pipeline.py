@@ -45,6 +45,8 @@ class CameraFlow:
     """Results in order that are not told yet."""
     served_rate: RateMeter = field(default_factory=RateMeter)
     latency: Sketch = field(default_factory=Sketch)
+    service: Sketch = field(default_factory=Sketch)
+    """For how long a frame has taken the model, from the picture to what was seen."""
     stages: dict[str, Sketch] = field(default_factory=lambda: {stage: Sketch() for stage in STAGES})
 
 
@@ -214,6 +216,7 @@ class Pipeline:
         job.capture.served()
         flow.served_rate.tick(now)
         flow.latency.add(parts.total)
+        flow.service.add(prediction.timings.preprocess + prediction.timings.infer + prediction.timings.postprocess)
         for stage in STAGES:
             flow.stages[stage].add(getattr(parts, stage))
 

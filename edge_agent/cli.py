@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from edge_agent import __version__
-from edge_agent.cli_bench import picture_file
+from edge_agent.cli_bench import finite, picture_file
 from edge_agent.cli_model import model_group
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
 
@@ -232,7 +232,12 @@ main.add_command(model_group)
 @main.command()
 @CONFIG_OPTION
 @click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True, max=86400), default=60.0, show_default=True, help="Measure for so long."
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True, max=86400),
+    callback=finite,
+    default=60.0,
+    show_default=True,
+    help="Measure for so long.",
 )
 @click.option(
     "--no-publish", is_flag=True, help="Count the events and send them nowhere. Default: to the broker of agent.toml, if it is there."

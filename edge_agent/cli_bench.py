@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
 
 
+def finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """Refuses what a range lets through."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is no time", ctx, param)
+    return value
+
+
 def picture_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """Refuses, before the minute starts, what could not be written after it."""
     if value is None:
@@ -27,10 +34,13 @@ def picture_file(ctx: click.Context, param: click.Parameter, value: Path | None)
     file = value.expanduser().absolute()
     if file.suffix.lower() not in SUFFIXES:
         raise click.BadParameter(f"{value} must end in .png or .html", ctx, param)
-    if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
-        raise click.BadParameter(f"{value} cannot be written", ctx, param)
-    if not file.exists() and not (file.parent.is_dir() and os.access(file.parent, os.W_OK | os.X_OK)):
-        raise click.BadParameter(f"{value} cannot be written: no folder {file.parent} that this user may write", ctx, param)
+    existed = file.exists()
+    try:
+        file.open("ab").close()
+        if not existed:
+            file.unlink()
+    except OSError as error:
+        raise click.BadParameter(f"{value} cannot be written: {error.strerror}", ctx, param) from None
     return file
 
 

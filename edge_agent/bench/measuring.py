@@ -15,7 +15,7 @@ from edge_agent.bench.judging import judged
 from edge_agent.bench.report import PARTS, BrokerReport, CameraReport, Milliseconds, ModelReport, Report
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
-from edge_agent.errors import EdgeAgentError, Rejected, SourceUnavailable
+from edge_agent.errors import EdgeAgentError, ExitCode, Rejected
 from edge_agent.events import Message
 from edge_agent.health import Health
 from edge_agent.host import read_process
@@ -32,6 +32,12 @@ ALL_WARM_S = 3.0
 """From the first camera's first frame, for the others."""
 LEAVE_S = 6.0
 Progress = Callable[[int, int], None]
+
+
+class NoCamera(EdgeAgentError):
+    """No camera was reached, so there is nothing to measure."""
+
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class Stopped(EdgeAgentError):
@@ -107,7 +113,7 @@ class _Moment:
 def measure(config: AgentConfig, request: Request, progress: Progress) -> Report:
     """Run for ``request.seconds`` and tell. KeyboardInterrupt in the meantime ends it early, with what there is.
 
-    Raises what prevents the start, SourceUnavailable where no camera is reached, Stopped where nothing was measured yet.
+    Raises what prevents the start, NoCamera where none is reached, Stopped where nothing was measured yet.
     """
     started = threading.Event()
     agent = MeasuredAgent(config, started, publish=request.publish)
@@ -175,10 +181,10 @@ def _wait_started(agent: MeasuredAgent, started: threading.Event, worker: _Worke
 
 
 def _refuse_nothing(captures: Sequence[Capture]) -> None:
-    """Raises SourceUnavailable where there is nothing to measure."""
+    """Raises NoCamera where there is nothing to measure."""
     if not any(capture.snapshot().captured for capture in captures):
         told = "; ".join(f"{c.camera.id}: {c.status.error or c.status.last_error or c.status.state.value}" for c in captures)
-        raise SourceUnavailable(f"no camera was reached, so there is nothing to measure: {told}")
+        raise NoCamera(f"no camera was reached, so there is nothing to measure: {told}")
 
 
 def _watch(agent: MeasuredAgent, worker: _Worker, meter: CpuMeter, until: float, progress: Progress) -> str | None:

@@ -45,7 +45,8 @@ CONTENDER = Path(__file__).with_name("_contender.py")
 SIDES = ("plain", "theirs", "ours")
 WARM_UP_S = 4.0
 """Also until the first key frame: some sides show what they make of a stream before that, in which no number can be read."""
-CLIP_FRAMES = 900
+CLIP_FRAMES = 450
+FILE_FRAMES = 600
 SIZE = (1920, 1080)
 END_S = 300.0
 
@@ -283,9 +284,12 @@ def main() -> None:
         if port is None:
             sys.exit("mosquitto is not installed, and ours is measured at a subscriber")
         folder = Path(name)
-        stream = numbered(folder / "camera.h264", SIZE, 30, CLIP_FRAMES, gop=30)
-        one = encoded(folder / "one.mp4", SIZE, 30)
-        file = repeated(one, folder / "clip.mp4", -(-600 // frame_count(one)))
+        stream, file = folder / "camera.h264", folder / "clip.mp4"
+        if any(CASES[key].live for key in options.only):
+            numbered(stream, SIZE, 30, CLIP_FRAMES, gop=30)
+        if not all(CASES[key].live for key in options.only):
+            one = encoded(folder / "one.mp4", SIZE, 30)
+            repeated(one, file, -(-FILE_FRAMES // frame_count(one)))
         model = Path(options.model).absolute()
         comparison = Comparison(folder, port, model, peer, options.threads, options.seconds, stream, file, options.default_sessions)
         found = []

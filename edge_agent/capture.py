@@ -17,6 +17,7 @@ from edge_agent.camera_state import CameraState, CaptureStatus
 from edge_agent.config import CameraConfig, CameraSettings
 from edge_agent.errors import EndOfStream, SourceBroken, SourceError, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
+from edge_agent.motion import MotionWatch
 from edge_agent.reader import Call, Reader, Superseded
 from edge_agent.redaction import redact
 from edge_agent.retry import Backoff, BackoffPolicy
@@ -68,6 +69,8 @@ class Capture:
         """Throughput counts here, and not the age of a frame."""
         depth = FILE_DEPTH if self.unpaced else 1
         self.slot = Slot(_policy(camera.settings, self.every, depth), wake)
+        self.motion = _motion(camera.settings, self.every)
+        """Its gate; None where it has none."""
         self.captured_rate = RateMeter()
         self.status = CaptureStatus(isolation=_isolation(source))
         self._wake = wake
@@ -146,6 +149,28 @@ class Capture:
         """The frame that was taken has come to nothing."""
         with self._wake:
             self.slot.lost(reason)
+
+    def moves(self, frame: Frame, ticket: int, taken_at: float) -> bool:
+        """Whether the frame that was taken is worth the model; if not, ``unmoved`` is to follow in its turn.
+
+        While nothing moves the camera's next frame is wanted later. Call once for each frame, from the lane that took it.
+        """
+        if self.motion is None:
+            return True
+        # What is read as fast as it can be has a time of its own.
+        at = frame.pts_s if self.unpaced and frame.pts_s is not None else frame.captured_at
+        if self.motion.passes(frame.image, ticket, at):
+            return True
+        with self._wake:
+            until = taken_at + self.motion.look_s
+            self.slot.rest(until)
+            self.expect(until)
+        return False
+
+    def unmoved(self) -> None:
+        """The frame that was taken is left out, as nothing moves in it."""
+        with self._wake:
+            self.slot.unmoved()
 
     def snapshot(self) -> FrameCounts:
         """The counters as of one moment, so that they add up."""
@@ -451,6 +476,13 @@ def _policy(camera: CameraSettings, every: bool, depth: int) -> SlotPolicy:
     if camera.max_fps is not None:
         return SlotPolicy(every, depth, 1 / camera.max_fps, "max_fps", staleness_s)
     return SlotPolicy(every, depth, camera.interval_s, "interval", staleness_s)
+
+
+def _motion(camera: CameraSettings, every: bool) -> MotionWatch | None:
+    settings = camera.motion
+    if settings is None or not (not every if settings.enabled == "auto" else settings.enabled):
+        return None
+    return MotionWatch(settings, camera.roi)
 
 
 def _isolation(source: Source) -> Literal["thread", "process"]:

@@ -6,6 +6,7 @@ A camera's table holds the keys below plus those of its source's kind (the ``Con
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -73,6 +74,32 @@ Cores = Annotated[float, BeforeValidator(not_bool), Field(ge=0.01, le=1024, allo
 Deviation = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
 Port = Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=65535)]
 ClassFilter = tuple[str | StrictInt, ...]
+
+
+def _fraction(value: float) -> float:
+    if not math.isfinite(value) or not 0 <= value <= 1:
+        hint = "; that looks like pixels: divide by the picture's width or height" if math.isfinite(value) and value > 1 else ""
+        raise ValueError(f"must be from 0 to 1, as a share of the picture's width or height{hint}")
+    return value
+
+
+def _region(value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = value
+    if right - left < LEAST_REGION or bottom - top < LEAST_REGION:
+        raise ValueError(f"must be [left, top, right, bottom], each side at least {LEAST_REGION:g} of the picture's")
+    return value
+
+
+def _polygon(value: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    if len(set(value)) < 3:
+        raise ValueError("a polygon needs three different points at least")
+    return value
+
+
+LEAST_REGION = 0.02
+Fraction = Annotated[float, BeforeValidator(not_bool), AfterValidator(_fraction)]
+Region = Annotated[tuple[Fraction, Fraction, Fraction, Fraction], AfterValidator(_region)]
+Polygon = Annotated[tuple[tuple[Fraction, Fraction], ...], AfterValidator(_polygon)]
 
 
 class Table(BaseModel):
@@ -219,6 +246,25 @@ class LogSettings(Table):
     """"auto": "journal" under systemd, "text" else."""
 
 
+class MotionSettings(Table):
+    """Serve only frames in which something moves. Set (an empty table will do) to use it; masks and numbers: docs/scheduling.md."""
+
+    enabled: bool | Literal["auto"] = "auto"
+    """"auto": where the newest frame counts; with mode "every" (files) only if true."""
+    threshold: Annotated[int, BeforeValidator(not_bool), Field(ge=2, le=60)] = 8
+    """Levels of brightness, of 255, that a place must differ by. Lower sees fainter things, and more that is nothing."""
+    least_area: Annotated[Share, Field(le=0.4)] = 0.0005
+    """Share of the picture that must have changed in one place."""
+    masks: Annotated[tuple[Polygon, ...], Field(examples=[[[[0.0, 0.0], [1.0, 0.0], [1.0, 0.1]]]])] = ()
+    """Polygons of [x, y] in 0..1 of width and height, in which nothing counts: trees, a clock, a road behind the fence."""
+    look_every_s: Seconds = 10
+    """A frame is served this often whatever the gate says."""
+    hold_s: Annotated[float, BeforeValidator(not_bool), Field(ge=0, allow_inf_nan=False)] = 2
+    """Go on serving for so long after the last motion."""
+    looks_per_s: Rate = 5
+    """Frames looked at per second while nothing moves; between them the source may spare itself the decoding."""
+
+
 class CameraSettings(Table):
     """One camera, stream or file. The keys below fit every kind of source; each kind adds its own."""
 
@@ -244,6 +290,10 @@ class CameraSettings(Table):
     """Name of the [models.<name>] table of this camera's detector. Default: that of [model]."""
     weight: Weight = 1.0
     """Share of the model where cameras compete for it: one of weight 2 is served twice as often as one of weight 1."""
+    roi: Annotated[Region | None, Field(examples=[[0.25, 0.0, 0.75, 1.0]])] = None
+    """Region of interest [left, top, right, bottom] in 0..1 of width and height: the model sees only that. Default: all."""
+    motion: MotionSettings | None = None
+    """See [cameras.motion] below."""
     isolation: Literal["auto", "thread", "process"] = "auto"
     """Where a driver or decoder may hang: "thread" (least memory), "process" (can be killed), "auto" (a process when it must be)."""
     confidence: Annotated[Share | None, Field(examples=[0.5])] = None

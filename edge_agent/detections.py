@@ -118,6 +118,8 @@ class Segmentation:
     names: Sequence[str] = field(default=(), repr=False)
     class_ids: NDArray[np.int32] | None = None
     """Only these are asked for; None: all."""
+    part: tuple[int, int, int, int] | None = None
+    """Left, top, width and height of what ``classes`` covers, where that is not the whole picture; shares are shares of that."""
 
     def shares(self) -> list[tuple[int, str, float]]:
         """Class id, name and share of the picture's area of each class that occurs, largest first."""
@@ -133,7 +135,12 @@ class Segmentation:
         import cv2
 
         mask = (self.classes == class_id).astype(np.uint8)
-        grown = cv2.resize(mask, (self.width, self.height), interpolation=cv2.INTER_NEAREST_EXACT)
+        left, top, width, height = self.part or (0, 0, self.width, self.height)
+        grown = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        if self.part is not None:
+            whole = np.zeros((self.height, self.width), np.uint8)
+            whole[top : top + height, left : left + width] = grown
+            grown = whole
         return run_lengths(np.asarray(grown, np.bool_))
 
 

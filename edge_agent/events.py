@@ -204,13 +204,24 @@ class CameraStatusEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class MotionHealth:
+    """A camera's motion gate."""
+
+    state: Literal["moving", "still"]
+    since: Timestamp
+    gate_ms: Annotated[dict[str, float] | None, Field(description="CPU of one look, with making the small picture: p50, p95")]
+
+
+@dataclass(frozen=True, slots=True)
 class CameraHealth:
     """One camera in the heartbeat. captured = served + skipped + dropped + in_flight."""
 
     state: str
     frames_captured_total: int
     frames_served_total: int
-    frames_skipped_total: Annotated[dict[str, int], Field(description="by policy: model_busy, max_fps, not_decoded, muted, paused")]
+    frames_skipped_total: Annotated[
+        dict[str, int], Field(description="by policy: model_busy, max_fps, interval, stale, no_motion, not_decoded, muted, paused")
+    ]
     frames_dropped_total: Annotated[dict[str, int], Field(description="lost: model_error, unreadable, shutdown")]
     frames_in_flight: int
     captured_fps: float
@@ -228,6 +239,7 @@ class CameraHealth:
         dict[str, Percentiles | None] | None,
         Field(description="wait, decode, preprocess, infer, postprocess, publish (from hand-over to the broker's acknowledgement)"),
     ] = None
+    motion: Annotated[MotionHealth | None, Field(description="null where the camera has no motion gate")] = None
 
 
 @dataclass(frozen=True, slots=True)

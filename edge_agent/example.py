@@ -76,11 +76,15 @@ def _cameras() -> Iterator[str]:
         if key in {"id", "source"}:
             yield f"# {' '.join((field.description or '').split())}"
             yield {"id": 'id = "front"', "source": 'source = "synthetic"'}[key]
-        else:
+        elif _inner_model(field.annotation) is None:
             yield from _key(key, field)
     for kind in plugins.names("sources"):
         example = _SOURCE_EXAMPLES.get(kind, f'kind = "{kind}"')
         yield from _plugin("sources", kind, f"Only for kind {kind} (source = {example}):")
+    for key, field in CameraSettings.model_fields.items():  # TOML wants a table's own keys before the tables inside it
+        if (inner := _inner_model(field.annotation)) is not None:
+            yield ""
+            yield from _table(f"cameras.{key}", inner, mark="#")
 
 
 def _plugin(axis: str, kind: str, title: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ from edge_agent.events import (
     HealthEvent,
     HostHealth,
     ModelInfo,
+    MotionHealth,
     ProcessHealth,
     encode,
     timestamp,
@@ -224,6 +225,7 @@ class Health:
             threads_hanging=capture.left_behind,
             frames_lost_upstream_total=status.lost_upstream,
             stages_ms={**self._pipeline.stages_ms(capture.camera.id), "publish": self._publisher.acknowledged_ms(capture.camera.id)},
+            motion=_motion(capture),
         )
 
     def _delivery(self, *, stopped: bool) -> DeliveryHealth:
@@ -254,6 +256,13 @@ class Health:
 def _age(capture: Capture, now: float) -> float | None:
     last = capture.status.last_frame_at
     return None if last is None else round(now - last, 2)
+
+
+def _motion(capture: Capture) -> MotionHealth | None:
+    if capture.motion is None:
+        return None
+    status = capture.motion.status()
+    return MotionHealth(status.state, timestamp(status.since_utc), status.gate_ms)
 
 
 def _error(error: SourceError | None) -> ErrorInfo | None:

@@ -41,9 +41,68 @@ class Image(ABC):
     def bgr(self) -> Pixels:
         """The picture as uint8 [height, width, 3] BGR in full size; made once."""
 
+    def luma(self, width: int, height: int) -> Pixels:
+        """Brightness as uint8 [height, width], much smaller than the picture, the cheapest way there is: for looking at motion.
+
+        Averages over some of the rows. Its black and white are those of the picture's own range. Raises ValueError for
+        undecodable data.
+        """
+        import cv2
+
+        return cv2.cvtColor(self.resized(width, height, "BGR"), cv2.COLOR_BGR2GRAY)  # type: ignore[return-value]
+
+    def cropped(self, left: int, top: int, width: int, height: int) -> Image:
+        """The part from (``left``, ``top``) on, in pixels, as a picture of its own; nothing is copied before it is asked for.
+
+        ``left`` and ``top`` are even, as chroma has half the places. The part lies inside the picture.
+        """
+        return CroppedImage(self, left, top, width, height)
+
     def __getstate__(self) -> dict[str, object]:
         """What another process is given: the picture as it came, not what was made of it or keeps its memory alive."""
         return {name: None if name in {"_bgr", "_owner"} else value for name, value in vars(self).items()}
+
+
+class CroppedImage(Image):
+    """Part of a picture that can only be had as a whole, such as a JPEG: decoded no larger than the part is needed."""
+
+    def __init__(self, image: Image, left: int, top: int, width: int, height: int) -> None:
+        self._image, self._left, self._top = image, left, top
+        self.width, self.height = width, height
+        self.decode_ms = image.decode_ms
+
+    def resized(self, width: int, height: int, order: Order) -> Pixels:
+        import cv2
+
+        whole = self._image
+        reduce = next((n for n in (8, 4, 2) if self.width >= width * n and self.height >= height * n), 1)
+        if reduce == 1:
+            return BgrImage(self.bgr()).resized(width, height, order)
+        pixels = whole.resized(whole.width // reduce, whole.height // reduce, order)
+        self.decode_ms = whole.decode_ms
+        # Where the part begins and ends lies between pixels of the reduced picture.
+        across, down = pixels.shape[1] / whole.width, pixels.shape[0] / whole.height
+        step_x, step_y = self.width * across / width, self.height * down / height
+        begin = (self._left * across + step_x / 2 - 0.5, self._top * down + step_y / 2 - 0.5)
+        affine = np.array([[step_x, 0, begin[0]], [0, step_y, begin[1]]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(pixels, affine, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+    def bgr(self) -> Pixels:
+        whole = self._image.bgr()
+        self.decode_ms = self._image.decode_ms
+        return whole[self._top : self._top + self.height, self._left : self._left + self.width]
+
+
+def _rows_of(pixels: Pixels, height: int, wanted: int) -> Pixels:
+    """Evenly spaced rows, ``wanted`` for each of ``height`` or a few more: averaging all of them would read the whole picture."""
+    return pixels[:: max(1, pixels.shape[0] // (height * wanted))]
+
+
+def _averaged(pixels: Pixels, width: int, height: int) -> Pixels:
+    import cv2
+
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
 class BgrImage(Image):
@@ -61,6 +120,14 @@ class BgrImage(Image):
 
     def bgr(self) -> Pixels:
         return self._pixels
+
+    def luma(self, width: int, height: int) -> Pixels:
+        import cv2
+
+        return cv2.cvtColor(_averaged(_rows_of(self._pixels, height, 2), width, height), cv2.COLOR_BGR2GRAY)  # type: ignore[return-value]
+
+    def cropped(self, left: int, top: int, width: int, height: int) -> Image:
+        return BgrImage(self._pixels[top : top + height, left : left + width])
 
 
 class JpegImage(Image):
@@ -97,6 +164,19 @@ class JpegImage(Image):
         if self._bgr is None:
             self._bgr = self._decode(1)
         return self._bgr
+
+    def luma(self, width: int, height: int) -> Pixels:
+        import cv2
+
+        if self._bgr is not None:
+            return BgrImage(self._bgr).luma(width, height)
+        small, began = None, time.perf_counter()
+        with contextlib.suppress(cv2.error):
+            small = cv2.imdecode(self._data, cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION)
+        self.decode_ms += (time.perf_counter() - began) * 1e3
+        if small is None:
+            raise ValueError("the camera sent a JPEG that cannot be decoded")
+        return _averaged(small, width, height)  # type: ignore[arg-type]
 
 
 class Colours(NamedTuple):
@@ -182,6 +262,16 @@ class YuyvImage(Image):
             self._bgr = self.resized(self.width, self.height, "BGR")
         return self._bgr
 
+    def luma(self, width: int, height: int) -> Pixels:
+        import cv2
+
+        return _averaged(cv2.extractChannel(_rows_of(self._data, height, 3), 0), width, height)  # type: ignore[arg-type]
+
+    def cropped(self, left: int, top: int, width: int, height: int) -> Image:
+        if left % 2 or width % 2:
+            return super().cropped(left, top, width, height)
+        return YuyvImage(self._data[top : top + height, left : left + width], self._colours)
+
 
 class PlanarImage(Image):
     """Planes as video decoders make them: Y [h, w], and U and V, or U and V interleaved [., ., 2], of any smaller size.
@@ -205,6 +295,23 @@ class PlanarImage(Image):
         if self._bgr is None:
             self._bgr = self._converted() if self._is_usual() else self.resized(self.width, self.height, "BGR")
         return self._bgr
+
+    def luma(self, width: int, height: int) -> Pixels:
+        return _averaged(_rows_of(self._y, height, 3), width, height)
+
+    def cropped(self, left: int, top: int, width: int, height: int) -> Image:
+        chroma = []
+        for plane in self._chroma:
+            down, across = -(-self.height // plane.shape[0]), -(-self.width // plane.shape[1])
+            if self._subsamples_unevenly(plane, across, down) or left % across or top % down:
+                return super().cropped(left, top, width, height)
+            part = plane[top // down : -(-(top + height) // down), left // across : -(-(left + width) // across)]
+            chroma.append(part)
+        return PlanarImage(self._y[top : top + height, left : left + width], tuple(chroma), self._colours, owner=self._owner)
+
+    def _subsamples_unevenly(self, plane: Pixels, across: int, down: int) -> bool:
+        """Whether its places are no whole number of pixels apart, as where grey alone came with a token of colour."""
+        return (plane.shape[0], plane.shape[1]) != (-(-self.height // down), -(-self.width // across))
 
     def _is_usual(self) -> bool:
         """Whether OpenCV has a conversion for it, which is some eight times faster than ours in two steps."""

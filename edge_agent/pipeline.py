@@ -12,15 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edge_agent.errors import ModelError
 from edge_agent.events import DetectionsEvent, LatencyParts, Message, ModelInfo, encode, timestamp
 from edge_agent.models.base import Model, Prediction, Thresholds
 from edge_agent.payload import MaskForm, enriched, is_plain, objects
+from edge_agent.region import part_of, seen_in
 from edge_agent.scheduler import POLL_S, Job, Scheduler
 from edge_agent.stats import RateMeter, Sketch, percentiles
 
 log = logging.getLogger(__name__)
+
+Outcome = Prediction | Literal["no_motion", "model_error"]
+"""What came of a frame that was taken."""
 
 MAX_ERRORS_IN_A_ROW = 30
 STAGES = ("wait", "decode", "preprocess", "infer", "postprocess")
@@ -39,9 +44,9 @@ class CameraFlow:
     masks: MaskForm
     sent: int = 0
     next_ticket: int = 0
-    waiting: dict[int, tuple[Job, Prediction | None]] = field(default_factory=dict)
+    waiting: dict[int, tuple[Job, Outcome]] = field(default_factory=dict)
     """Results of frames before which another is still being inferred."""
-    settled: list[tuple[Job, Prediction | None]] = field(default_factory=list)
+    settled: list[tuple[Job, Outcome]] = field(default_factory=list)
     """Results in order that are not told yet."""
     served_rate: RateMeter = field(default_factory=RateMeter)
     latency: Sketch = field(default_factory=Sketch)
@@ -167,24 +172,26 @@ class Pipeline:
         with self._committed:
             return self._committed.wait_for(lambda: sum(len(f.waiting) for f in self.flows.values()) < self._most_waiting, POLL_S)
 
-    def _infer(self, model: Model, job: Job) -> Prediction | None:
+    def _infer(self, model: Model, job: Job) -> Outcome:
         try:
-            prediction = model(job.frame.image, self.flows[job.frame.camera].thresholds)
+            if not job.capture.moves(job.frame, job.ticket, job.taken_at):
+                return "no_motion"
+            prediction = _look(model, job, self.flows[job.frame.camera].thresholds)
         except Exception as error:  # one frame must not end the service, whatever a library makes of it
             self._errors_in_a_row += 1
             unexpected = not isinstance(error, ModelError)
             log.error("frame lost camera=%s frame_id=%d reason=%s", job.frame.camera, job.frame.frame_id, error, exc_info=unexpected)
             if self._errors_in_a_row >= MAX_ERRORS_IN_A_ROW:
                 raise ModelError(f"{self._errors_in_a_row} frames in a row could not be inferred; the last because {error}") from None
-            return None
+            return "model_error"
         self._errors_in_a_row = 0
         return prediction
 
-    def _commit(self, job: Job, prediction: Prediction | None) -> None:
+    def _commit(self, job: Job, outcome: Outcome) -> None:
         """Publish in the order in which the frames were taken, whichever lane is done first."""
         flow = self.flows[job.frame.camera]
         with self._committed:
-            flow.waiting[job.ticket] = (job, prediction)
+            flow.waiting[job.ticket] = (job, outcome)
             while (ready := flow.waiting.pop(flow.next_ticket, None)) is not None:
                 flow.next_ticket += 1
                 flow.settled.append(ready)
@@ -198,14 +205,16 @@ class Pipeline:
                 self._tell(flow)
 
     def _tell(self, flow: CameraFlow) -> None:
-        for job, prediction in flow.settled:
-            self._emit(flow, job, prediction)
+        for job, outcome in flow.settled:
+            if outcome == "no_motion":
+                job.capture.unmoved()
+            elif outcome == "model_error":
+                job.capture.lost("model_error")
+            else:
+                self._emit(flow, job, outcome)
         flow.settled.clear()
 
-    def _emit(self, flow: CameraFlow, job: Job, prediction: Prediction | None) -> None:
-        if prediction is None:
-            job.capture.lost("model_error")
-            return
+    def _emit(self, flow: CameraFlow, job: Job, prediction: Prediction) -> None:
         if flow.sent == len(flow.sequence):
             flow.sequence, flow.sent = self._context.reserve(job.frame.camera), 0
         seq = flow.sequence[flow.sent]
@@ -238,6 +247,15 @@ class Pipeline:
             pts_s=None if frame.pts_s is None else round(frame.pts_s, 4),
         )
         return event if is_plain(prediction) else enriched(event, prediction, flow.masks)
+
+
+def _look(model: Model, job: Job, thresholds: Thresholds) -> Prediction:
+    """What the model sees, in pixels of the whole picture, whichever part it was given."""
+    image, region = job.frame.image, job.capture.camera.settings.roi
+    if region is None:
+        return model(image, thresholds)
+    part = part_of(region, image.width, image.height)
+    return seen_in(model(image.cropped(*part), thresholds), part, image)
 
 
 def _latency(job: Job, prediction: Prediction, now: float) -> LatencyParts:

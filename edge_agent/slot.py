@@ -51,7 +51,7 @@ class Slot:
         self._frames: deque[Frame] = deque()
         self._is_full = False
         """The reader waits for room."""
-        self._closed = self._abandoned = False
+        self._closed = self._abandoned = self._resting = False
 
     def __bool__(self) -> bool:
         return bool(self._frames)
@@ -78,6 +78,7 @@ class Slot:
         if self.hidden or not self._frames:
             return None
         frame = self._frames.popleft()
+        self._resting = False
         interval = self.policy.interval_s
         if interval:
             # The schedule keeps its beat unless it fell behind by more than one interval.
@@ -108,7 +109,7 @@ class Slot:
             self.counts.skipped["muted"] += 1
             return
         if not self.policy.every and self._frames:
-            self._skip_waiting(self.policy.pace if self.due > self._clock() else "model_busy")
+            self._skip_waiting(self._pace() if self.due > self._clock() else "model_busy")
         self._frames.append(frame)
         self._wake.notify_all()
 
@@ -150,6 +151,20 @@ class Slot:
         """A frame that was taken has come to nothing. Lock held."""
         if not self._abandoned:
             self.counts.dropped[reason] += 1
+
+    def unmoved(self) -> None:
+        """In the frame that was taken nothing moves: it is not served. Lock held."""
+        if not self._abandoned:
+            self.counts.skipped["no_motion"] += 1
+
+    def rest(self, until: float) -> None:
+        """Hand out the next frame at ``until``: nothing moves. What ``interval_s`` said is void, as nothing is served. Lock held."""
+        if not self.policy.every:
+            self.due, self._resting = until, True
+            self._wake.notify_all()
+
+    def _pace(self) -> str:
+        return "no_motion" if self._resting else self.policy.pace
 
     def close(self) -> None:
         """Take no more, and let a reader go that waits for room. Lock held."""

@@ -29,7 +29,7 @@ class FrameCounts:
     served: int = 0
     skipped: ReasonCounter = field(default_factory=ReasonCounter)
     """By policy: ``model_busy`` (a fresher one came before the model was free), ``max_fps``, ``not_decoded`` (the source left
-    it out, as nobody would have taken it), ``muted``, ``paused``."""
+    it out, as nobody would have taken it), ``no_motion`` (the motion gate saw nothing), ``muted``, ``paused``."""
     dropped: ReasonCounter = field(default_factory=ReasonCounter)
     """Lost: ``model_error``, ``unreadable`` (a damaged picture), ``shutdown``."""
 

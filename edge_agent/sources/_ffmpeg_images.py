@@ -56,6 +56,10 @@ class RotatedImage(Image):
             self._bgr = self._turned(self._image.bgr())
         return self._bgr
 
+    def luma(self, width: int, height: int) -> Pixels:
+        size = (height, width) if self._turns % 2 else (width, height)
+        return self._turned(self._image.luma(*size))
+
     def _turned(self, pixels: Pixels) -> Pixels:
         import cv2
 

@@ -133,6 +133,9 @@ class ScaledImage(Image):
             self._bgr = self._image.resized(self.width, self.height, "BGR")
         return self._bgr
 
+    def luma(self, width: int, height: int) -> Pixels:
+        return self._image.luma(width, height)
+
 
 class SampleImage(Image):
     """One picture still in GStreamer's hands. ``fetch`` copies its bytes out."""
@@ -150,6 +153,12 @@ class SampleImage(Image):
 
     def bgr(self) -> Pixels:
         return self._taken().bgr()
+
+    def luma(self, width: int, height: int) -> Pixels:
+        return self._taken().luma(width, height)
+
+    def cropped(self, left: int, top: int, width: int, height: int) -> Image:
+        return self._taken().cropped(left, top, width, height)
 
     def detach(self) -> None:
         """Copy what is needed, and let go of GStreamer's buffer. Any thread."""

@@ -12,10 +12,13 @@ import jsonschema
 import pytest
 from pydantic import TypeAdapter
 
+from edge_agent import app
+from edge_agent.config import GovernorSettings
 from edge_agent.cooling import Cooling
-from edge_agent.events import GovernorHealth, schemas
+from edge_agent.events import GovernorHealth, ModelInfo, schemas
 from edge_agent.governor import Policy
 from edge_agent.machine import MachineWatch
+from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.scheduler import Scheduler
 
 MACHINES = Path(__file__).parent / "data" / "machines"
@@ -122,3 +125,15 @@ def test_a_machine_that_goes_dark_harms_nothing(pi: Path) -> None:
     _run(cooling, 62, 3600)
     assert cooling.decision.share == 1.0
     assert cooling.health().temperature_c is None
+
+
+def test_the_agent_slows_every_model_and_can_be_told_to_let_them_be() -> None:
+    wake = threading.Condition()
+    info = ModelInfo("m", "0" * 64, "int8", "LiteRT")
+    crews = [Crew(Scheduler([], wake), [], {}, info) for _ in range(2)]
+    context = PipelineContext("device", "stream", lambda _: None, lambda _: range(1), lambda: True)
+    cooling = app._cooling(GovernorSettings(), crews, Pipeline(context, crews))
+    cooling._slow_down(0.5)
+    assert [crew.scheduler.share for crew in crews] == [0.5, 0.5]
+    assert cooling.health().enabled
+    assert not app._cooling(GovernorSettings(enabled=False), crews, Pipeline(context, crews)).health().enabled

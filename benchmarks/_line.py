@@ -336,7 +336,7 @@ def agent_throughput(config: AgentConfig) -> tuple[float, float]:
     _until(lambda: bool(agent.captures) and agent.captures[0].counts.captured > 0, 30.0)
     wall, cpu = time.perf_counter(), time.process_time()
     capture = agent.captures[0]
-    _until(lambda: capture.ended and not capture.counts.in_flight, _END_S)
+    _until(lambda: capture.ended and not capture.counts.in_flight, _END_S, look_s=0.02)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     running.join(_END_S)
     frames = capture.counts.served
@@ -345,12 +345,13 @@ def agent_throughput(config: AgentConfig) -> tuple[float, float]:
     return frames / wall, cpu / frames
 
 
-def _until(condition: Callable[[], bool], timeout_s: float) -> None:
+def _until(condition: Callable[[], bool], timeout_s: float, look_s: float = 0.002) -> None:
+    """``look_s``: each look wakes a thread, and takes the interpreter from those that are measured."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise RuntimeError("the line did not come to rest in time")
-        time.sleep(0.002)
+        time.sleep(look_s)
 
 
 def cores() -> int:

@@ -181,6 +181,7 @@ def _validated(merged: Mapping[str, Any], kinds: Kinds, report: Report) -> Agent
     raw_models = raw_models if isinstance(raw_models, dict) else {}
     others = {name: _runtime(raw, ("models", name), kinds, report) for name, raw in raw_models.items()}
     _refuse_unknown_models(raw_cameras, raw_models, report)
+    _refuse_two_paces(raw_cameras, report)
     cameras = [CameraConfig(camera, *found) for camera, found in zip(settings.cameras if settings else (), options, strict=False) if found]
     if settings is None or len(cameras) != len(settings.cameras):
         return None
@@ -229,6 +230,12 @@ def _refuse_duplicates(cameras: Sequence[Any], report: Report) -> None:
             earlier = first_with.setdefault(name.casefold(), index)
             if earlier != index:
                 report.add(("cameras", index, "id"), f"{name!r} is the id of cameras[{earlier}] already; give each its own")
+
+
+def _refuse_two_paces(cameras: Sequence[Any], report: Report) -> None:
+    for index, camera in enumerate(cameras):
+        if isinstance(camera, dict) and camera.get("max_fps") is not None and camera.get("interval_s") is not None:
+            report.add(("cameras", index, "interval_s"), "says how often a frame is served, and max_fps says it too: keep one of them")
 
 
 def _refuse_unknown_models(cameras: Sequence[Any], models: Mapping[str, Any], report: Report) -> None:

@@ -687,3 +687,10 @@ def test_a_configuration_is_seen_by_one_model_at_a_time() -> None:
     assert [camera.settings.enabled for camera in default.cameras] == [False, True, False]
     assert faces.per_model() == [faces]
     assert default.per_model() == [default]
+
+
+def test_two_keys_that_say_how_often_are_one_too_many(tmp_path: Path) -> None:
+    text = '[[cameras]]\nid = "a"\nsource = "synthetic"\nmax_fps = 5\ninterval_s = 60\n'
+    (problem,) = problems(tmp_path, text)
+    assert (problem.key, problem.line) == ("cameras[0].interval_s", 5)
+    assert "max_fps" in problem.message

@@ -31,6 +31,10 @@ class NoSource(Source):
     """The simulation puts frames into the slots itself."""
 
     live = True
+    wanted_at = 0.0
+
+    def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
+        self.wanted_at = at
 
     def open(self) -> StreamInfo:
         raise NotImplementedError
@@ -51,6 +55,8 @@ class Feed:
     service_s: Callable[[float], float]
     """How long a frame that is taken then occupies a lane."""
     keys: dict[str, object] = field(default_factory=dict)
+    obeys: bool = False
+    """Whether it leaves out what it is told that nobody is going to take."""
 
 
 @dataclass
@@ -101,7 +107,13 @@ class World:
     def _arrive(self, index: int) -> None:
         capture, outcome = self.captures[index], self.outcomes[index]
         with self._wake:
-            capture.slot.put(Frame(capture.camera.id, len(outcome.arrived), PIXEL, self.now, 0.0))
+            if outcome.arrived:
+                capture._rhythm.note(self.now - outcome.arrived[-1])
+            if self.feeds[index].obeys and self.now < capture.source.wanted_at:  # type: ignore[attr-defined]
+                capture.slot.pass_by("not_decoded")
+                capture._hint(self.now)  # as for each that arrives
+            else:
+                capture.slot.put(Frame(capture.camera.id, len(outcome.arrived), PIXEL, self.now, 0.0))
         outcome.arrived.append(self.now)
         self._next_arrival(index)
 
@@ -157,6 +169,45 @@ def test_one_camera_is_served_as_often_as_its_arrivals_and_the_model_allow(fps: 
     for job in outcome.taken:
         newest = max(arrival for arrival in outcome.arrived if arrival <= job.taken_at)
         assert job.frame.captured_at == newest, "the freshest there was"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.floats(3, 60),
+    st.floats(0.2, 20),
+    st.lists(st.floats(0, 0.2), min_size=1, max_size=20),
+    st.lists(st.floats(0.97, 1.03), min_size=1, max_size=9),
+)
+def test_frames_that_are_left_out_by_the_hints_cost_hardly_a_frame_served(
+    fps: float, intervals: float, jitter: list[float], wobble: list[float]
+) -> None:
+    """The model's time in intervals of the camera; both uneven.
+
+    Decoded: what comes in the interval before the model is free, whose both ends may count, and in the time that is uncertain.
+    """
+    factors = itertools.cycle(wobble)
+    usual = intervals / fps
+    seconds = 60 * max(1, intervals) / fps
+    feed = Feed(steady(fps, itertools.cycle(jitter)), lambda _: usual * next(factors), obeys=True)
+    world = World([feed])
+    (outcome,) = world.run(seconds)
+    possible = min(fps, 1 / (usual * sum(wobble) / len(wobble)))
+    assert len(outcome.taken) >= 0.93 * possible * seconds - 3
+    counts = world.captures[0].snapshot()
+    decoded = counts.captured - counts.skipped["not_decoded"]
+    assert decoded <= (2.1 + 0.1 * intervals) * len(outcome.taken) + 12
+    ages = sorted(job.taken_at - job.frame.captured_at for job in outcome.taken)
+    assert ages[int(len(ages) * 0.95)] <= 1.25 / fps + 0.001
+
+
+@pytest.mark.parametrize("intervals", [1.5, 2.4, 3.3, 5.7, 6.5, 11.2])
+def test_of_a_steady_camera_hardly_a_frame_is_decoded_that_is_not_served(intervals: float) -> None:
+    jitter = itertools.cycle([0.0, 0.02, 0.01, 0.03, 0.0, 0.01, 0.02])
+    world = World([Feed(steady(30, jitter), lambda _: intervals / 30, obeys=True)])
+    (outcome,) = world.run(60.0)
+    counts = world.captures[0].snapshot()
+    assert (counts.captured - counts.skipped["not_decoded"]) / len(outcome.taken) <= 1.2
+    assert len(outcome.taken) >= 0.97 * 60 * 30 / intervals
 
 
 bursts = st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 8)), min_size=1, max_size=20)

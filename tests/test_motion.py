@@ -60,7 +60,7 @@ def camera(config: MotionSettings = STILL, noise: float = 1.5, roi: Region | Non
 
 
 def with_box(plane: Pixels, left: int, top: int, width: int, height: int, value: int = 220) -> Pixels:
-    changed = plane.copy()
+    changed: Pixels = plane.copy()
     changed[top : top + height, left : left + width] = value
     return changed
 

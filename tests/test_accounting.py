@@ -68,8 +68,9 @@ class Accounting(RuleBasedStateMachine):
         live=st.booleans(),
         pace=st.sampled_from([{}, {"max_fps": 1000.0}, {"max_fps": 0.5}, {"interval_s": 60.0}]),
         stale=st.sampled_from([{}, {"staleness_ms": 0.001}, {"staleness_ms": 60000.0}]),
+        end_from=st.integers(0, 25),
     )
-    def a_camera(self, live: bool, pace: dict[str, float], stale: dict[str, float]) -> None:
+    def a_camera(self, live: bool, pace: dict[str, float], stale: dict[str, float], end_from: int) -> None:
         source = "rtsp://camera/" if live else "clip.mp4"
         config = make_config({"cameras": [{"id": "c", "source": source, **pace, **(stale if live else {})}]})
         self.wake = threading.Condition()
@@ -80,6 +81,7 @@ class Accounting(RuleBasedStateMachine):
         self.reader.source = self.source
         self.capture.opened(self.reader, INFO)
         self.stopped = self.abandoned = False
+        self.may_end_in = end_from  # else most runs would end before anything has happened
 
     def _would_wait(self) -> bool:
         slot = self.capture.slot
@@ -99,6 +101,7 @@ class Accounting(RuleBasedStateMachine):
         self.capture.unreadable(self.reader, FrameUnreadable("torn"), left_out)
         self.came += 0 if self.abandoned else 1 + left_out
 
+    @precondition(lambda self: self.capture.slot)
     @rule()
     def a_lane_takes(self) -> None:
         job = self.scheduler.take(0.0)
@@ -124,11 +127,12 @@ class Accounting(RuleBasedStateMachine):
     def somebody_commands(self, command: str) -> None:
         getattr(self.capture, command)()
 
-    @precondition(lambda self: self.capture.status.state is not CameraState.ENDED)
+    @precondition(lambda self: self.may_end_in <= 0 and self.capture.status.state is not CameraState.ENDED)
     @rule()
     def it_ends(self) -> None:
         self.capture.finished(self.reader, EndOfStream("over"))
 
+    @precondition(lambda self: self.may_end_in <= 0)
     @rule()
     def it_is_stopped(self) -> None:
         self.capture.stop()
@@ -139,6 +143,15 @@ class Accounting(RuleBasedStateMachine):
     def it_is_abandoned(self) -> None:
         self.capture.abandon()
         self.abandoned = True
+
+    @precondition(lambda self: self.hands and self.may_end_in <= 0)
+    @rule(good=st.booleans())
+    def the_end_comes_while_a_lane_infers(self, good: bool) -> None:
+        self.capture.stop()
+        self.capture.abandon()
+        self.stopped = self.abandoned = True
+        job = self.hands.pop()
+        job.capture.served() if good else job.capture.lost("model_error")
 
     @precondition(lambda self: not self.abandoned)
     @rule()
@@ -164,6 +177,7 @@ class Accounting(RuleBasedStateMachine):
     def nothing_is_taken_back(self) -> None:
         if not hasattr(self, "capture"):
             return
+        self.may_end_in -= 1
         counts, before = self.capture.snapshot(), self.before
         if before is not None:
             assert counts.captured >= before.captured
@@ -174,7 +188,7 @@ class Accounting(RuleBasedStateMachine):
 
 
 TestAccounting = Accounting.TestCase
-TestAccounting.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAccounting.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
 def taken(source: str, reading: Reading, waited_s: float) -> Job:

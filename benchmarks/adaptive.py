@@ -86,7 +86,7 @@ class Result:
     age_p50_ms: float
     age_p95_ms: float
     age_part: float
-    """p95 of the age less the interval to the next frame, over service time + 10 ms."""
+    """p95 of the age over (service time + the interval from this frame to the next + 10 ms)."""
     decoded: float
     """Frames decoded for each that was served."""
 
@@ -150,7 +150,7 @@ def evaluated(cell: Cell, source: TimedSource, events: Sequence[dict[str, Any]],
         of_rates=fps / min(real_fps, 1 / service_s),
         age_p50_ms=float(np.percentile(ages, 50)) * 1e3,
         age_p95_ms=float(np.percentile(ages, 95)) * 1e3,
-        age_part=float(np.percentile(ages - gaps, 95)) / (service_s + MARGIN_S),
+        age_part=float(np.percentile(ages / (service_s + gaps + MARGIN_S), 95)),
         decoded=decoded / len(counted),
     )
 
@@ -159,7 +159,7 @@ def table(results: Sequence[Result]) -> str:
     """For people, and for docs/performance.md."""
     heads = (
         "camera (declared/real fps), service time", "real fps", "served fps", "/ the best", "/ min(real, 1/service)",
-        "age p50 / p95, ms", "p95 of (age - interval) / (service + 10 ms)", "decoded / served", "misses",
+        "age p50 / p95, ms", "p95 of age / (service + interval + 10 ms)", "decoded / served", "misses",
     )  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for r in results:

@@ -42,6 +42,8 @@ class CameraFlow:
     sequence: range
     model: ModelInfo
     masks: MaskForm
+    crew: int = 0
+    """Which of the models looks at it."""
     sent: int = 0
     next_ticket: int = 0
     waiting: dict[int, tuple[Job, Outcome]] = field(default_factory=dict)
@@ -85,8 +87,8 @@ class Pipeline:
 
     def __init__(self, context: PipelineContext, crews: Sequence[Crew]) -> None:
         self.flows = {
-            camera: CameraFlow(own, context.reserve(camera), crew.model, crew.masks)
-            for crew in crews
+            camera: CameraFlow(own, context.reserve(camera), crew.model, crew.masks, index)
+            for index, crew in enumerate(crews)
             for camera, own in crew.thresholds.items()
         }
         posts = [(crew.scheduler, model) for crew in crews for model in crew.lanes]
@@ -100,7 +102,7 @@ class Pipeline:
         self._committed = threading.Condition()
         self._most_waiting = 2 * len(posts)
         self._running = len(posts)
-        self._errors_in_a_row = 0
+        self._errors_in_a_row = [0] * len(crews)
         self._lanes = [
             threading.Thread(target=self._lane, args=(index, *post), name=f"lane-{index}", daemon=True) for index, post in enumerate(posts)
         ]
@@ -173,18 +175,19 @@ class Pipeline:
             return self._committed.wait_for(lambda: sum(len(f.waiting) for f in self.flows.values()) < self._most_waiting, POLL_S)
 
     def _infer(self, model: Model, job: Job) -> Outcome:
+        flow, errors = self.flows[job.frame.camera], self._errors_in_a_row
         try:
             if not job.capture.moves(job.frame, job.ticket, job.taken_at):
                 return "no_motion"
-            prediction = _look(model, job, self.flows[job.frame.camera].thresholds)
+            prediction = _look(model, job, flow.thresholds)
         except Exception as error:  # one frame must not end the service, whatever a library makes of it
-            self._errors_in_a_row += 1
+            errors[flow.crew] += 1
             unexpected = not isinstance(error, ModelError)
             log.error("frame lost camera=%s frame_id=%d reason=%s", job.frame.camera, job.frame.frame_id, error, exc_info=unexpected)
-            if self._errors_in_a_row >= MAX_ERRORS_IN_A_ROW:
-                raise ModelError(f"{self._errors_in_a_row} frames in a row could not be inferred; the last because {error}") from None
+            if errors[flow.crew] >= MAX_ERRORS_IN_A_ROW:
+                raise ModelError(f"{errors[flow.crew]} frames in a row could not be inferred; the last because {error}") from None
             return "model_error"
-        self._errors_in_a_row = 0
+        errors[flow.crew] = 0
         return prediction
 
     def _commit(self, job: Job, outcome: Outcome) -> None:

@@ -201,6 +201,31 @@ def test_a_model_that_fails_on_every_frame_ends_the_pipeline_with_the_reason() -
     assert "broken for good" in str(line.pipeline.failure)
 
 
+def test_a_model_that_fails_on_every_frame_is_not_hidden_by_another_that_works() -> None:
+    failing: dict[int, Exception] = {n: ModelError("broken for good") for n in range(256)}
+    gate = threading.Event()
+    wake = threading.Condition()
+    config = make_config({"cameras": [{"id": "good", "source": "x.mp4"}, {"id": "bad", "source": "x.mp4"}]})
+    captures = [Capture(camera, Numbered(200), wake) for camera in config.cameras]
+    models = ScriptedModel(gates={190: gate}), ScriptedModel(failing)
+    info = ModelInfo("m", "h", "int8", "r")
+    crews = [
+        Crew(Scheduler([capture], wake), [model], {capture.camera.id: THRESHOLDS}, info)  # type: ignore[list-item]
+        for capture, model in zip(captures, models, strict=True)
+    ]
+    context = PipelineContext("dev", "s", lambda _: None, lambda _: range(1000), lambda: True)
+    pipeline = Pipeline(context, crews)
+    pipeline.start()
+    for capture in captures:
+        capture.start()
+    assert pipeline.finished.wait(10)
+    assert "broken for good" in str(pipeline.failure)
+    gate.set()
+    for capture in captures:
+        capture.stop()
+    assert pipeline.stop(5)
+
+
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     with caplog.at_level("CRITICAL"):

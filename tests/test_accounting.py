@@ -188,7 +188,7 @@ class Accounting(RuleBasedStateMachine):
 
 
 TestAccounting = Accounting.TestCase
-TestAccounting.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestAccounting.settings = settings(max_examples=400, stateful_step_count=40, deadline=None)
 
 
 def taken(source: str, reading: Reading, waited_s: float) -> Job:

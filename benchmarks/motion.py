@@ -79,8 +79,8 @@ class Run:
     cpu: float
     """Of one core."""
     captured_fps: float
-    looks_fps: float
-    """Frames that reached a lane."""
+    not_decoded_fps: float
+    """Frames that the source spared."""
     served_fps: float
     gate_ms: dict[str, float] | None
 
@@ -168,9 +168,9 @@ class Bench:
             pipeline.stop(5)
             capture.join(5)
             served = after.served - before.served
-            seen = served + after.skipped["no_motion"] - before.skipped["no_motion"]
+            spared = after.skipped["not_decoded"] - before.skipped["not_decoded"]
             costs = capture.motion.status().gate_ms if capture.motion else None
-            return Run(cpu / wall, (after.captured - before.captured) / wall, seen / wall, served / wall, costs)
+            return Run(cpu / wall, (after.captured - before.captured) / wall, spared / wall, served / wall, costs)
 
     def _camera(self, case: str, gate: bool, stack: contextlib.ExitStack) -> tuple[AgentConfig, Source]:
         if case == "YUYV":

@@ -1,6 +1,6 @@
 """An hour of trouble in a few minutes: whether the daemon's memory grows, and whether threads or descriptors stay behind.
 
-    python benchmarks/soak.py [--minutes N] [--json]
+    python benchmarks/soak.py [--minutes N] [--only WORDS] [--json]
 
 ``edge-agent run`` as a process of its own, with an RTSP camera, a Python one and a file that is looped, to a real mosquitto. Over and
 over, one after the other: the RTSP server is killed, the RTSP server hangs, the broker is killed, the Python camera raises, the
@@ -176,10 +176,10 @@ class Soak:
         found += [Trouble(f"Python camera {flag.name}s", flag.touch, flag.unlink, 3) for flag in flags]
         return found
 
-    def run(self, process: subprocess.Popen[bytes], minutes: float) -> None:
+    def run(self, process: subprocess.Popen[bytes], minutes: float, only: str) -> None:
         """Trouble after trouble. Raises RuntimeError when the daemon ends."""
         began = time.monotonic()
-        for trouble in itertools.cycle(self.troubles()):
+        for trouble in itertools.cycle(each for each in self.troubles() if only in each.name):
             trouble.begin()
             self._watch(process, began, trouble.seconds, well=False)
             trouble.end()
@@ -247,6 +247,7 @@ def main() -> None:
     """Soak, and print the slopes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, metavar="N", help="how long (default 10)")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only troubles whose name holds this, such as 'server hangs'")
     parser.add_argument("--json", action="store_true", help="results as JSON instead of a table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edge-agent-soak-") as name:
@@ -261,7 +262,7 @@ def main() -> None:
         process = subprocess.Popen([sys.executable, "-m", "edge_agent", "run", "-c", str(soak.configuration())])
         try:
             time.sleep(WELL_S)
-            soak.run(process, options.minutes)
+            soak.run(process, options.minutes, options.only)
         finally:
             process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):

@@ -157,7 +157,10 @@ class Pipeline:
                 continue
             job = self._next_job(scheduler, index)
             if job is not None:
-                self._commit(job, self._infer(model, job))
+                outcome = self._infer(model, job)
+                if outcome == "no_motion":
+                    scheduler.refund(job, lane=index)
+                self._commit(job, outcome)
             elif scheduler.finished():
                 break
 

@@ -64,8 +64,9 @@ class _Lane:
     """One inference after another."""
 
     taken_at: float | None = None
-    """When it took the frame that it is inferring; None: it is free."""
-    camera: str = ""
+    """When it took what it is inferring; None: it is free."""
+    cameras: Sequence[str] = ()
+    """Whose frames those are: one, or as many as are inferred together."""
     rests_until: float = 0.0
 
 
@@ -122,6 +123,13 @@ class Scheduler:
 
     def take(self, timeout_s: float = POLL_S, *, lane: int = 0) -> Job | None:
         """The next frame to infer; None if none became ready in time, or none ever will. Each lane says who it is."""
+        return next(iter(self.take_together(1, timeout_s, lane=lane)), None)
+
+    def take_together(self, most: int, timeout_s: float = POLL_S, *, lane: int = 0) -> list[Job]:
+        """As :meth:`take`, and with the next frame as many of those that are ready by then as one inference takes, in the fair order.
+
+        Nothing is waited for but the first. All of them were taken at one time.
+        """
         called = self._clock()
         deadline = called + timeout_s
         with self._wake:
@@ -129,27 +137,46 @@ class Scheduler:
             self._freed(mine, called)
             while True:
                 now = self._clock()
-                job = self._pick(now) if now >= mine.rests_until else None
-                if job:
-                    self._taken(mine, job, waited_s=now - called)
-                if job or now >= deadline or self._all_ended():
-                    return job
+                jobs = self._pick_together(most, now) if now >= mine.rests_until else []
+                if jobs:
+                    self._taken(mine, jobs, most, waited_s=now - called)
+                if jobs or now >= deadline or self._all_ended():
+                    return jobs
                 self._wake.wait(max(0.0, min(max(self._next_due(now), mine.rests_until), deadline) - now))
+
+    def refund(self, job: Job, *, lane: int = 0) -> None:
+        """The frame that the lane took last was not inferred after all.
+
+        It costs its camera no turn, and tells nothing of how long an inference takes.
+        """
+        with self._wake:
+            self._lanes[lane].taken_at = None
+            camera = self._cameras[job.frame.camera]
+            camera.virtual -= 1 / camera.weight
 
     def _freed(self, lane: _Lane, now: float) -> None:
         if lane.taken_at is None:
             return
         took_s = now - lane.taken_at
-        self._cameras[lane.camera].service.note(took_s)
+        for camera in lane.cameras:  # of frames that were inferred together each has its part
+            self._cameras[camera].service.note(took_s / len(lane.cameras))
         self._credit_s = min(MOST_CREDIT_S, self._credit_s + FREE_CREDIT * took_s)
         lane.rests_until = lane.taken_at + took_s / self.share
         lane.taken_at = None
 
-    def _taken(self, lane: _Lane, job: Job, *, waited_s: float) -> None:
-        lane.taken_at, lane.camera = job.taken_at, job.frame.camera
+    def _taken(self, lane: _Lane, jobs: Sequence[Job], most: int, *, waited_s: float) -> None:
+        taken_at = lane.taken_at = jobs[0].taken_at
+        lane.cameras = [job.frame.camera for job in jobs]
         self._credit_s = max(0.0, self._credit_s - waited_s)
-        free_at = self._next_turn(job.capture, job.taken_at)
-        job.capture.expect(free_at, job.taken_at, cheaper_by=free_at + self._credit_s)
+        for capture in dict.fromkeys(job.capture for job in jobs):
+            free_at = self._next_turn(capture, taken_at, most)
+            capture.expect(free_at, taken_at, cheaper_by=free_at + self._credit_s)
+
+    def _pick_together(self, most: int, now: float) -> list[Job]:
+        jobs: list[Job] = []
+        while len(jobs) < most and (job := self._pick(now)) is not None:
+            jobs.append(job)
+        return jobs
 
     def _pick(self, now: float) -> Job | None:
         ready = [c for c in self._captures if (due := c.ready_at(now)) is not None and due <= now]
@@ -168,12 +195,12 @@ class Scheduler:
     def _place(self, capture: Capture) -> tuple[float, float]:
         return max(self._cameras[capture.camera.id].virtual, self._now), capture.deadline()
 
-    def _next_turn(self, capture: Capture, now: float) -> float:
-        """When this camera's next frame is taken at the earliest: each of the others that wait goes first."""
+    def _next_turn(self, capture: Capture, now: float, most: int) -> float:
+        """When this camera's next frame is taken at the earliest: the others that wait go first, ``most`` together."""
         share = self.share
         free = sorted(self._free_at(lane, now, share) for lane in self._lanes.values())
         others = [c for c in self._captures if c is not capture and c.ready_at(now) is not None]
-        for other in others:  # each goes to the lane that is free first
+        for other in others[: len(others) // most * most]:  # each goes to the lane that is free first; the last few leave room
             free[0] += self._cameras[other.camera.id].service.soonest_s / share
             free.sort()
         return free[0]
@@ -181,7 +208,7 @@ class Scheduler:
     def _free_at(self, lane: _Lane, now: float, share: float) -> float:
         if lane.taken_at is None:
             return max(now, lane.rests_until)
-        return max(now, lane.taken_at + self._cameras[lane.camera].service.soonest_s / share)
+        return max(now, lane.taken_at + sum(self._cameras[camera].service.soonest_s for camera in lane.cameras) / share)
 
     def _next_due(self, now: float) -> float:
         dues = [due for c in self._captures if (due := c.ready_at(now)) is not None]

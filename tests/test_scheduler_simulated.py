@@ -304,6 +304,25 @@ def test_a_share_of_the_time_is_kept_to(share: float, service_s: float, lanes: i
     assert share * 0.9 - 0.02 <= busy <= share + 0.03
 
 
+def test_a_frame_that_is_given_back_costs_no_turn_and_tells_nothing_of_the_models_time() -> None:
+    world = World([Feed(steady(50), lambda _: 0.1), Feed(steady(50), lambda _: 0.1)])
+    world.run(5.0)
+    before, usual = len(world.outcomes[0].taken), world.scheduler.service_s("c0")
+    done = world._done
+
+    def given_back(lane: int, job: Job) -> None:
+        if job.frame.camera == "c1":
+            world.scheduler.refund(job, lane=lane)
+        done(lane, job)
+
+    world._done = given_back  # type: ignore[method-assign]
+    world.feeds[1].service_s = lambda _: 0.001
+    world.run(10.0)
+    assert world.scheduler.service_s("c0") == usual
+    assert world.scheduler.service_s("c1") == pytest.approx(0.1, abs=0.01), "nothing is known of what was not inferred"
+    assert len(world.outcomes[0].taken) - before >= 25, "the camera that is inferred keeps its turns"
+
+
 def test_of_several_causes_the_least_share_holds() -> None:
     scheduler = World([Feed(iter([]), lambda _: 0.1)]).scheduler
     scheduler.slow_down(0.5, "heat")

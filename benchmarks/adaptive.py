@@ -100,13 +100,13 @@ class Result:
 def best(arrived: Sequence[float], free_at: float, had: int, service_s: float, frames: int) -> float:
     """When ``frames`` more are done at the earliest, by a model that is free at ``free_at`` and has had frame ``had``."""
     newest, arrivals = had, len(arrived)
-    for _ in range(frames):
+    for count in range(frames):
         while newest + 1 < arrivals and arrived[newest + 1] <= free_at:
             newest += 1
         if newest == had:  # nothing new: the next one is begun as it comes
             newest += 1
-            if newest == arrivals:
-                raise RuntimeError("more frames were served than have arrived")
+            if newest == arrivals:  # the run served more, as some of its calls were shorter than usual
+                return free_at + (frames - count) * service_s
             free_at = arrived[newest]
         had, free_at = newest, free_at + service_s
     return free_at

@@ -91,6 +91,7 @@ class Pipeline:
             for index, crew in enumerate(crews)
             for camera, own in crew.thresholds.items()
         }
+        self.crews = tuple(crews)
         posts = [(crew.scheduler, model) for crew in crews for model in crew.lanes]
         self.ticks = [0] * len(posts)
         """Grows while a lane makes progress or knowingly waits; the watchdog looks at it."""

@@ -147,6 +147,11 @@ class Model:
             runtime.fix(name, value)
 
     @property
+    def runtime(self) -> Runtime:
+        """What runs the file."""
+        return self._runtime
+
+    @property
     def graph(self) -> GraphSpec:
         """What the file says of itself."""
         return self._runtime.spec

@@ -41,7 +41,8 @@ def generate() -> str:
         model = field.annotation
         if name == "models":
             parts.append(
-                f'# {" ".join((field.description or "").split())}\n#[models.faces]\n# As in [model]; so are the other keys.\n#path = "faces.onnx"'
+                f"# {' '.join((field.description or '').split())}\n#[models.faces]\n"
+                '# As in [model]; so are the other keys.\n#path = "faces.onnx"'
             )
         elif name == "cameras":
             parts.append("\n".join(_cameras()))

@@ -18,7 +18,7 @@ from edge_agent.errors import Rejected, SinkUnavailable
 from edge_agent.events import STATUS_OFFLINE, Kind, Message
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.sinks.base import Sink
-from edge_agent.stats import ReasonCounter, Sketch, percentiles
+from edge_agent.stats import HALF_S, ReasonCounter, Sketch, percentiles
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,11 @@ class Publisher:
         with self._changed:
             sketches = [sketch for key, sketch in self._acknowledged.items() if camera in {None, key}]
         return percentiles(sketches)
+
+    def forget_delays(self, half_s: float = HALF_S) -> None:
+        """Begin ``acknowledged_ms`` anew; ``half_s`` as of Sketch."""
+        with self._changed:
+            self._acknowledged = {camera: Sketch(half_s) for camera in self._acknowledged}
 
     def stop(self, timeout_s: float, *, keep_trying: bool = False, hurry: Callable[[], bool] = lambda: False) -> bool:
         """Say ``offline``, deliver what can be delivered in that time, and end. False if the thread is still busy.

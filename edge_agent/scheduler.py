@@ -112,6 +112,12 @@ class Scheduler:
             self._wake.notify_all()
 
     @property
+    def shares(self) -> dict[str, float]:
+        """What each cause leaves of the time for inference now."""
+        with self._wake:
+            return dict(self._shares)
+
+    @property
     def share(self) -> float:
         """What of the time may be spent on inference now."""
         return min(self._shares.values(), default=1.0)

@@ -142,6 +142,8 @@ class ModelSettings(Table):
     """Threads of one inference; "auto" measures it once per machine, leaves one core to the decoders and takes at most 4."""
     lanes: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=16)] | Literal["auto"] = "auto"
     """Inferences side by side; "auto": one for a single live camera, else as many as do most here, which is measured (4 at most)."""
+    batch: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=64)] | Literal["auto"] = 1
+    """Frames that are ready are inferred together, so many at most; "auto" measures whether that serves more (docs/models.md)."""
     cpu_budget: Annotated[Cores | None, Field(examples=[1.5])] = None
     """Cores that this model's inferences may use on the average: they pause where it would be more. Default: no limit."""
     input_size: Annotated[Count | tuple[Count, Count] | None, Field(examples=[640])] = None

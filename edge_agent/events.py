@@ -123,10 +123,10 @@ class ModelInfo:
 class LatencyParts:
     """Milliseconds from capture to hand-over for publishing, and where they went."""
 
-    total: float
+    total: Annotated[float, Field(description="of frames inferred together also what the others' preprocess and postprocess took")]
     wait: Annotated[float, Field(description="until the model took the frame, without decode")]
     preprocess: Annotated[float, Field(description="resize, colour, layout")]
-    infer: float
+    infer: Annotated[float, Field(description="the whole call's time, also where it inferred several frames together (batch)")]
     postprocess: float
     decode: Annotated[float, Field(description="from bytes to pixels, of this frame; of a file's, before its capture and not in total")] = (
         0.0

@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from edge_agent.errors import ModelError
 from edge_agent.events import DetectionsEvent, LatencyParts, Message, ModelInfo, encode, timestamp
+from edge_agent.looking import look
 from edge_agent.models.base import Model, Prediction, Thresholds
 from edge_agent.payload import MaskForm, enriched, is_plain, objects
-from edge_agent.region import part_of, seen_in
 from edge_agent.scheduler import POLL_S, Job, Scheduler
 from edge_agent.stats import RateMeter, Sketch, percentiles
 
@@ -101,7 +102,7 @@ class Pipeline:
         self._context = context
         self._stopping = threading.Event()
         self._committed = threading.Condition()
-        self._most_waiting = 2 * len(posts)
+        self._most_waiting = 2 * sum(model.batch for _, model in posts)
         self._running = len(posts)
         self._errors_in_a_row = [0] * len(crews)
         self._lanes = [
@@ -156,43 +157,48 @@ class Pipeline:
             if not self._has_room():
                 self._tell_all()
                 continue
-            job = self._next_job(scheduler, index)
-            if job is not None:
-                outcome = self._infer(model, job)
-                if outcome == "no_motion":
-                    scheduler.refund(job, lane=index)
+            jobs = self._next_jobs(scheduler, index, model.batch)
+            for job, outcome in self._infer(model, jobs, partial(scheduler.refund, lane=index)):
                 self._commit(job, outcome)
-            elif scheduler.finished():
+            if not jobs and scheduler.finished():
                 break
 
-    def _next_job(self, scheduler: Scheduler, lane: int) -> Job | None:
-        """Without a frame that waits there is time to tell of those that are done."""
-        job = scheduler.take(0.0, lane=lane)
-        if job is None:
+    def _next_jobs(self, scheduler: Scheduler, lane: int, most: int) -> list[Job]:
+        """One frame, or as many of those that wait as one inference takes. Without one there is time to tell of those that are done."""
+        jobs = scheduler.take_together(most, 0.0, lane=lane)
+        if not jobs:
             self._tell_all()
-            job = scheduler.take(lane=lane)
-        return job
+            jobs = scheduler.take_together(most, lane=lane)
+        return jobs
 
     def _has_room(self) -> bool:
         """Whether few enough results wait for an earlier frame; one lane that is slow must not let them pile up."""
         with self._committed:
             return self._committed.wait_for(lambda: sum(len(f.waiting) for f in self.flows.values()) < self._most_waiting, POLL_S)
 
-    def _infer(self, model: Model, job: Job) -> Outcome:
-        flow, errors = self.flows[job.frame.camera], self._errors_in_a_row
-        try:
-            if not job.capture.moves(job.frame, job.ticket, job.taken_at):
-                return "no_motion"
-            prediction = _look(model, job, flow.thresholds)
-        except Exception as error:  # one frame must not end the service, whatever a library makes of it
-            errors[flow.crew] += 1
-            unexpected = not isinstance(error, ModelError)
-            log.error("frame lost camera=%s frame_id=%d reason=%s", job.frame.camera, job.frame.frame_id, error, exc_info=unexpected)
-            if errors[flow.crew] >= MAX_ERRORS_IN_A_ROW:
-                raise ModelError(f"{errors[flow.crew]} frames in a row could not be inferred; the last because {error}") from None
-            return "model_error"
-        errors[flow.crew] = 0
-        return prediction
+    def _infer(self, model: Model, jobs: Sequence[Job], refund: Callable[[Job], None]) -> Iterator[tuple[Job, Outcome]]:
+        """Frames with what came of them; those in which nothing moves are not inferred, and cost their cameras no turn."""
+        moving = [(job, _moves(job)) for job in jobs]
+        for job, moves in moving:
+            if moves is False:
+                refund(job)
+        wanted = [job for job, moves in moving if moves is True]
+        seen = iter(look(model, wanted, [self.flows[job.frame.camera].thresholds for job in wanted]))
+        for job, moves in moving:
+            yield job, "no_motion" if moves is False else self._judged(job, next(seen) if moves is True else moves)
+
+    def _judged(self, job: Job, seen: Prediction | Exception) -> Outcome:
+        """One frame must not end the service, whatever a library makes of it; many in a row do."""
+        crew, errors = self.flows[job.frame.camera].crew, self._errors_in_a_row
+        if not isinstance(seen, Exception):
+            errors[crew] = 0
+            return seen
+        errors[crew] += 1
+        unexpected = None if isinstance(seen, ModelError) else seen
+        log.error("frame lost camera=%s frame_id=%d reason=%s", job.frame.camera, job.frame.frame_id, seen, exc_info=unexpected)
+        if errors[crew] >= MAX_ERRORS_IN_A_ROW:
+            raise ModelError(f"{errors[crew]} frames in a row could not be inferred; the last because {seen}") from None
+        return "model_error"
 
     def _commit(self, job: Job, outcome: Outcome) -> None:
         """Publish in the order in which the frames were taken, whichever lane is done first."""
@@ -232,7 +238,7 @@ class Pipeline:
         job.capture.served()
         flow.served_rate.tick(now)
         flow.latency.add(parts.total)
-        flow.service.add(prediction.timings.preprocess + prediction.timings.infer + prediction.timings.postprocess)
+        flow.service.add(prediction.timings.occupied)
         for stage in STAGES:
             flow.stages[stage].add(getattr(parts, stage))
 
@@ -256,13 +262,11 @@ class Pipeline:
         return event if is_plain(prediction) else enriched(event, prediction, flow.masks)
 
 
-def _look(model: Model, job: Job, thresholds: Thresholds) -> Prediction:
-    """What the model sees, in pixels of the whole picture, whichever part it was given."""
-    image, region = job.frame.image, job.capture.camera.settings.roi
-    if region is None:
-        return model(image, thresholds)
-    part = part_of(region, image.width, image.height)
-    return seen_in(model(image.cropped(*part), thresholds), part, image)
+def _moves(job: Job) -> bool | Exception:
+    try:
+        return job.capture.moves(job.frame, job.ticket, job.taken_at)
+    except Exception as error:  # a picture that cannot be read
+        return error
 
 
 def _latency(job: Job, prediction: Prediction, now: float) -> LatencyParts:

@@ -151,12 +151,15 @@ class Scheduler:
                 self._wake.wait(max(0.0, min(max(self._next_due(now), mine.rests_until), deadline) - now))
 
     def refund(self, job: Job, *, lane: int = 0) -> None:
-        """The frame that the lane took last was not inferred after all.
+        """A frame that the lane took last was not inferred after all.
 
         It costs its camera no turn, and tells nothing of how long an inference takes.
         """
         with self._wake:
-            self._lanes[lane].taken_at = None
+            mine = self._lanes[lane]
+            mine.cameras = [name for at, name in enumerate(mine.cameras) if at != mine.cameras.index(job.frame.camera)]
+            if not mine.cameras:
+                mine.taken_at = None
             camera = self._cameras[job.frame.camera]
             camera.virtual -= 1 / camera.weight
 
@@ -176,7 +179,12 @@ class Scheduler:
         self._credit_s = max(0.0, self._credit_s - waited_s)
         for capture in dict.fromkeys(job.capture for job in jobs):
             free_at = self._next_turn(capture, taken_at, most)
-            capture.expect(free_at, taken_at, cheaper_by=free_at + self._credit_s)
+            capture.expect(free_at, taken_at, cheaper_by=free_at + self._credit_s, turn_s=self._turn_s(capture, taken_at))
+
+    def _turn_s(self, capture: Capture, now: float) -> float:
+        """How long it usually takes from one turn of a camera to its next, while as many others wait as do now."""
+        waiting = sum(c is not capture and c.ready_at(now) is not None for c in self._captures)
+        return (1 + waiting) * self._cameras[capture.camera.id].service.usual_s / (self.share * len(self._lanes))
 
     def _pick_together(self, most: int, now: float) -> list[Job]:
         jobs: list[Job] = []

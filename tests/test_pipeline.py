@@ -50,6 +50,8 @@ class Numbered(Source):
 class ScriptedModel:
     """Sees one box whose confidence is the frame's number; fails where it is told to; ``gates`` hold frames back."""
 
+    batch = 1
+
     def __init__(self, failing: dict[int, Exception] | None = None, gates: dict[int, threading.Event] | None = None) -> None:
         self.failing, self.gates = failing or {}, gates or {}
 

@@ -28,7 +28,7 @@ def describe(config: AgentConfig, *, infer: bool, strict: bool) -> dict[str, Any
     settings = config.settings.model
     path = _loading.model_path(config)
     _loading.check_file(path)
-    context = RuntimeContext(path, 1, stated_size(settings))
+    context = RuntimeContext(path, 1, stated_size(settings), batch=_loading.asked_batch(settings))
     runtime: Runtime = plugins.load("runtimes", config.runtime).build(context, config.runtime_options)
     graph = runtime.spec
     found = {
@@ -42,6 +42,7 @@ def describe(config: AgentConfig, *, infer: bool, strict: bool) -> dict[str, Any
         _loading.check_inputs(graph, path)
         family, labels = _family(config, path, graph)
         model = Model(runtime, family, labels)
+        _loading.check_together(model, path)
         _loading.all_thresholds(config, labels)
     except EdgeAgentError as error:
         if strict:

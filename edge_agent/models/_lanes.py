@@ -123,9 +123,12 @@ def _in_turn(
     return max(found[0]), max(found[1])
 
 
-def inferences_per_second(runtimes: Sequence[Runtime], seconds: float) -> float:
-    """Each in a thread of its own, for so long, and once at least; measured from the first's beginning to the last's end."""
-    tensors = [blank(runtime) for runtime in runtimes]
+def inferences_per_second(runtimes: Sequence[Runtime], seconds: float, pictures: int = 1) -> float:
+    """Pictures per second, ``pictures`` in each inference.
+
+    Each runtime in a thread of its own, for so long, and once at least; measured from the first's beginning to the last's end.
+    """
+    tensors = [blank(runtime, pictures) for runtime in runtimes]
     counts = [0] * len(runtimes)
     start = threading.Barrier(len(runtimes) + 1)
     until = 0.0
@@ -144,4 +147,4 @@ def inferences_per_second(runtimes: Sequence[Runtime], seconds: float) -> float:
     start.wait()
     for thread in threads:
         thread.join()
-    return sum(counts) / (time.perf_counter() - began)
+    return pictures * sum(counts) / (time.perf_counter() - began)

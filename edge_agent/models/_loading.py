@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from edge_agent import plugins
 from edge_agent.config import AgentConfig, CameraSettings, ModelSettings
 from edge_agent.errors import ConfigError, ModelBroken, Problem
-from edge_agent.models import _lanes, _threads
+from edge_agent.models import _batches, _lanes, _threads
 from edge_agent.models._description import described, read_texts, stated_size
 from edge_agent.models.base import Family, Model, Thresholds
-from edge_agent.runtimes.base import GraphSpec, Runtime, RuntimeContext, silent
+from edge_agent.runtimes.base import GraphSpec, Runtime, RuntimeContext, one_at_a_time, silent
 from edge_agent.toml_lines import key_name
 
 log = logging.getLogger(__name__)
@@ -105,8 +105,8 @@ def load(
     module = plugins.load("runtimes", config.runtime)
     sha256 = _sha256(path)
 
-    def opened(threads: int, spin: bool) -> Runtime:
-        context = RuntimeContext(path, threads, stated_size(settings), spin, sha256, state, announce)
+    def opened(threads: int, spin: bool, *, batch: int = asked_batch(settings)) -> Runtime:
+        context = RuntimeContext(path, threads, stated_size(settings), spin, sha256, state, batch, announce)
         runtime: Runtime = module.build(context, config.runtime_options)
         return runtime
 
@@ -114,19 +114,56 @@ def load(
     graph = runtimes[0].spec
     check_inputs(graph, path)
     found = labels_for(config, path, graph)
-    families = [configured_family(config, graph, None if found is None else len(found[0])) for _ in runtimes]
-    labels = checked_labels(config, path, families[0], found)
-    lanes = tuple(Model(runtime, family, labels) for runtime, family in zip(runtimes, families, strict=True))
-    identity = ModelIdentity(path.stem, sha256, families[0].name, graph.runtime, graph.accelerator, graph.precision)
+    labels = checked_labels(config, path, configured_family(config, graph, None if found is None else len(found[0])), found)
+
+    def modelled(runtimes: Sequence[Runtime]) -> list[Model]:
+        return [Model(runtime, configured_family(config, graph, None if found is None else len(found[0])), labels) for runtime in runtimes]
+
+    def several(batch: int) -> tuple[list[Runtime], list[Model]]:
+        wider = [opened(choice.threads, choice.spin, batch=batch) for _ in runtimes]
+        return wider, modelled(wider)
+
+    together = _batches.Together(modelled(runtimes), runtimes[0].batch, "configured")
+    if settings.batch == "auto" and (only_files or _camera_count(config) > 1):  # of one live camera there is never a second frame
+        cores = len(os.sched_getaffinity(0))
+        what = _threads.Subject(sha256, stated_size(settings), cores, _decoders(config), f"batch {len(runtimes)} {choice.threads}")
+        together = _batches.chosen((runtimes, together.lanes), several, what, state)
+    else:
+        check_together(together.lanes[0], path)
+    lanes = tuple(together.lanes)
+    family = lanes[0].family
+    identity = ModelIdentity(path.stem, sha256, family.name, graph.runtime, graph.accelerator, graph.precision)
     log.info(
         "model loaded name=%s family=%s input=%dx%d classes=%d runtime=%r accelerator=%r precision=%s "
         "threads=%d spinning=%s lanes=%d because=%r",
         identity.name, identity.family, *lanes[0].input_size, len(labels), identity.runtime, identity.accelerator,
         identity.precision, choice.threads, choice.spin, len(lanes), choice.why,
     )  # fmt: skip
-    for doubt in families[0].doubts():
+    if settings.batch != 1 or together.batch > 1:
+        log.info("frames inferred together name=%s batch=%d because=%r", identity.name, together.batch, together.why)
+    for doubt in family.doubts():
         log.warning("model %s: %s", path, doubt)
     return LoadedModel(lanes, identity, choice.threads)
+
+
+def asked_batch(settings: ModelSettings) -> int:
+    """How many pictures the model is opened for first: as many as the user says, else one."""
+    return 1 if settings.batch == "auto" else settings.batch
+
+
+def check_together(model: Model, path: Path) -> None:
+    """Raises ConfigError for a model whose pictures, inferred together, come to something else than each alone."""
+    reason = model.why_not_together()
+    if reason:
+        raise one_at_a_time(path, model.batch, reason)
+
+
+def _camera_count(config: AgentConfig) -> int:
+    return sum(camera.settings.enabled for camera in config.cameras)
+
+
+def _decoders(config: AgentConfig) -> int:
+    return min(_camera_count(config), max(1, len(os.sched_getaffinity(0)) // 2))
 
 
 def _opened(
@@ -134,8 +171,7 @@ def _opened(
 ) -> tuple[list[Runtime], _threads.Choice]:
     """The model once per lane. What the user does not say is measured: for throughput where there is more than one live camera."""
     settings, cores = config.settings.model, len(os.sched_getaffinity(0))
-    cameras = sum(camera.settings.enabled for camera in config.cameras)
-    decoders = min(cameras, max(1, cores // 2))
+    cameras, decoders = _camera_count(config), _decoders(config)
     lanes, threads = lanes_and_threads(settings, only_files=only_files)
     if settings.threads == "auto" and settings.lanes == "auto" and (only_files or cameras > 1):
         subject = _threads.Subject(sha256, stated_size(settings), cores, decoders, "throughput")

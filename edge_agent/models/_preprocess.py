@@ -85,14 +85,16 @@ def _mapping(at: Placement, width: int, height: int) -> tuple[NDArray[np.float32
 
 
 class Preprocessor:
-    """A picture into a tensor that is allocated once. Not thread-safe: each lane has its own."""
+    """Pictures into the rows of a tensor that is allocated once. Not thread-safe: each lane has its own."""
 
-    def __init__(self, spec: TensorSpec, form: InputFormat) -> None:
+    def __init__(self, spec: TensorSpec, form: InputFormat, rows: int = 1) -> None:
         self.layout, self.size = input_layout(spec)
         self._format = form
         width, height = self.size
-        shape = (1, height, width, 3) if self.layout == "NHWC" else (1, 3, height, width)
+        shape = (rows, height, width, 3) if self.layout == "NHWC" else (rows, 3, height, width)
         self._tensor = np.zeros(shape, spec.dtype)
+        self._firsts = [self._tensor[: count + 1] for count in range(rows)]
+        """The first rows, by their number less one: the same object each time, so that a runtime need not bind it again."""
         self._canvas = np.full((height, width, 3), form.pad, np.uint8)
         self._placed: Placement | None = None
         self._scales = [np.float32(value) for value in _channels(form.scale)]
@@ -104,18 +106,28 @@ class Preprocessor:
         self._offset = np.array(offsets if len(set(offsets)) > 1 else offsets[:1], spec.dtype) if any(offsets) else None
         if self._offset is not None and self.layout == "NCHW":
             self._offset = self._offset.reshape(-1, 1, 1)
-        self._planes = list(self._tensor.view(np.uint8)[0]) if self._is_bytes and self.layout == "NCHW" else []
+        self._planes = [list(row) for row in self._tensor.view(np.uint8)] if self._is_bytes and self.layout == "NCHW" else []
         table = _byte_table(spec, form) if self._is_bytes else None
         is_identity = table is not None and bool((table == np.arange(256)[:, None, None]).all())
         self._table = None if is_identity else table
 
     def __call__(self, image: Image) -> tuple[Tensor, Placement]:
-        """The input tensor, valid until the next call, and where the picture lies in it."""
+        """The input tensor of one picture, valid until the next call, and where the picture lies in it."""
+        placement = self.place(image)
+        return self.tensor(), placement
+
+    def place(self, image: Image, row: int = 0) -> Placement:
+        """Fill one row, and say where the picture lies in it. Raises ValueError for a picture that cannot be used."""
         placement = Placement.of(image, self.size, self._format.letterbox)
         pixels = image.resized(placement.width, placement.height, self._format.order)
         if (placement.width, placement.height) != self.size:
             pixels = self._pad(pixels, placement)
-        return self._fill(pixels), placement
+        self._fill(pixels, row)
+        return placement
+
+    def tensor(self, rows: int = 1) -> Tensor:
+        """The first rows, valid until one of them is filled anew."""
+        return self._firsts[rows - 1]
 
     def _pad(self, pixels: Pixels, at: Placement) -> Pixels:
         if self._placed != at:  # another source size: the border lies elsewhere
@@ -124,24 +136,26 @@ class Preprocessor:
         self._canvas[at.top : at.top + at.height, at.left : at.left + at.width] = pixels
         return self._canvas
 
-    def _fill(self, pixels: Pixels) -> Tensor:
+    def _fill(self, pixels: Pixels, row: int) -> None:
         import cv2
 
-        tensor = self._tensor
+        tensor = self._tensor[row]
         if self._is_bytes:
             stored = pixels if self._table is None else cv2.LUT(pixels, self._table)
-            if self.layout == "NHWC":
-                return stored.view(tensor.dtype)[np.newaxis]
-            cv2.split(stored, self._planes)  # nine times faster than numpy's transposed copy
-            return tensor
+            if self.layout == "NCHW":
+                cv2.split(stored, self._planes[row])  # nine times faster than numpy's transposed copy
+            elif len(self._tensor) == 1:
+                self._firsts[0] = stored.view(tensor.dtype)[np.newaxis]  # as it is, without a copy
+            else:
+                tensor[:] = stored.view(tensor.dtype)
+            return
         if self.layout == "NHWC":
-            np.multiply(pixels, self._scale, out=tensor[0], casting="unsafe")
+            np.multiply(pixels, self._scale, out=tensor, casting="unsafe")
         else:
             for channel, plane in enumerate(cv2.split(pixels)):
-                np.multiply(plane, self._scales[channel], out=tensor[0, channel], casting="unsafe")
+                np.multiply(plane, self._scales[channel], out=tensor[channel], casting="unsafe")
         if self._offset is not None:
             tensor += self._offset
-        return tensor
 
 
 def _channels(value: float | Channels) -> Channels:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +30,7 @@ FILE = "threads.json"
 LONGEST_S = 3.0
 MOST_LANES = 4
 """Side by side; each holds the model once more."""
+MOST_BATCH = 4
 MOST_THREADS = 4
 """More in one inference of a detector for such machines gain little."""
 _ROUNDS = 15
@@ -55,6 +56,8 @@ class Choice:
     why: str
     lanes: int = 1
     """Inferences side by side."""
+    batch: int = 1
+    """Pictures of one inference, at most."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Subject:
     cores: int
     decoders: int
     """Threads of decoders that will work beside it."""
-    purpose: Literal["latency", "throughput"] = "latency"
+    purpose: str = "latency"
+    """What counts: latency, throughput, or whether so many lanes of so many threads do better with a batch."""
 
     @property
     def key(self) -> str:
@@ -156,12 +160,14 @@ def in_turn(runtimes: tuple[Runtime, Runtime], deadline: float, clock: Callable[
     return statistics.median(times[0]), second
 
 
-def blank(runtime: Runtime) -> Tensor:
-    """A grey picture for a runtime, whose other inputs are given ones."""
+def blank(runtime: Runtime, pictures: int = 1) -> Tensor:
+    """Grey pictures for a runtime, whose other inputs are given ones."""
     for spec in runtime.spec.inputs[1:]:
         runtime.fix(spec.name, np.ones([max(1, size) for size in spec.shape], spec.dtype))
     picture = runtime.spec.inputs[0]
-    return np.full([max(1, size) for size in picture.shape], 0 if picture.dtype == np.int8 else 114, picture.dtype)
+    return np.full(
+        [runtime.rows_for(pictures), *(max(1, size) for size in picture.shape[1:])], 0 if picture.dtype == np.int8 else 114, picture.dtype
+    )
 
 
 @contextlib.contextmanager
@@ -210,11 +216,11 @@ def kept_choice(folder: Path | None, key: str) -> tuple[Choice | None, str]:
     """What was measured, and for which library; None where that is not known, or was tampered with."""
     entry = _entries(folder).get(key) if folder is not None else None
     try:
-        choice = Choice(int(entry["threads"]), bool(entry["spin"]), str(entry["why"]), int(entry["lanes"]))  # type: ignore[index]  # refused below
+        choice = Choice(int(entry["threads"]), bool(entry["spin"]), str(entry["why"]), int(entry["lanes"]), int(entry.get("batch", 1)))  # type: ignore[index,union-attr]  # refused below
         version = str(entry["runtime"])  # type: ignore[index]
     except (TypeError, KeyError, ValueError):
         return None, ""
-    possible = 1 <= choice.threads <= MOST_THREADS and 1 <= choice.lanes <= MOST_LANES
+    possible = 1 <= choice.threads <= MOST_THREADS and 1 <= choice.lanes <= MOST_LANES and 1 <= choice.batch <= MOST_BATCH
     return (choice, version) if possible else (None, "")
 
 

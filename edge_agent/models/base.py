@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from edge_agent.detections import Classification, Detections, Segmentation
 from edge_agent.errors import ConfigError, ModelError
 from edge_agent.image import Image
-from edge_agent.models._preprocess import InputFormat, Preprocessor
+from edge_agent.models._preprocess import InputFormat, Placement, Preprocessor
 from edge_agent.models._results import More, keypoints_in_source, masks_in_source, segmentation_of_source
+from edge_agent.models._rows import one_of, why_not_together
 from edge_agent.runtimes.base import GraphSpec, Runtime, Tensor, TensorSpec
 
 Task = Literal["detection", "classification", "instance segmentation", "semantic segmentation", "keypoints", "zero-shot"]
@@ -123,6 +124,13 @@ class Timings:
     postprocess: float
     decode: float = 0.0
     """Of ``preprocess``: decoding that was put off until now."""
+    together: int = 1
+    """How many pictures that inference was of: ``infer`` is the whole call's time for each of them."""
+
+    @property
+    def occupied(self) -> float:
+        """For how long this picture has kept the model from others: of an inference of several, its part."""
+        return self.preprocess + self.infer / self.together + self.postprocess
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +144,24 @@ class Prediction:
     segmentation: Segmentation | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A picture that lies in its row of the input."""
+
+    image: Image
+    placement: Placement
+    thresholds: Thresholds
+    preprocess_ms: float
+    decode_ms: float
+
+
 class Model:
     """A detector: a picture in, detections in the picture's own pixels out. Not thread-safe: each lane has its own."""
 
     def __init__(self, runtime: Runtime, family: Family, labels: Sequence[str]) -> None:
         self.family, self.labels = family, tuple(labels)
         self._runtime = runtime
-        self._preprocess = Preprocessor(runtime.spec.inputs[0], family.input_format)
+        self._preprocess = Preprocessor(runtime.spec.inputs[0], family.input_format, runtime.batch)
         for name, value in family.other_inputs(self.input_size).items():
             runtime.fix(name, value)
 
@@ -153,8 +172,13 @@ class Model:
 
     @property
     def graph(self) -> GraphSpec:
-        """What the file says of itself."""
+        """What the file says of itself, for one picture."""
         return self._runtime.spec
+
+    @property
+    def batch(self) -> int:
+        """The most pictures that are inferred together."""
+        return self._runtime.batch
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -163,14 +187,60 @@ class Model:
 
     def __call__(self, image: Image, thresholds: Thresholds) -> Prediction:
         """Infer one picture. Raises ModelError; the next picture may well do."""
+        placed = self._place(image, thresholds, 0)
+        outputs, infer_ms = self._infer(1)
+        held = self._runtime.rows_for(1)
+        return self._seen(placed, outputs if held == 1 else one_of(outputs, self.graph, held, 0), infer_ms)
+
+    def together(self, images: Sequence[Image], thresholds: Sequence[Thresholds]) -> list[Prediction | Exception]:
+        """Infer up to ``batch`` pictures in one call: of each what was seen, or why that one came to nothing.
+
+        Raises ModelError where the inference fails, and so all of them.
+        """
+        found: list[Prediction | Exception | _Placed] = []
+        rows = 0
+        for image, own in zip(images, thresholds, strict=True):
+            try:
+                found.append(self._place(image, own, rows))
+                rows += 1
+            except Exception as error:  # whatever it is, it is this picture's
+                found.append(error)
+        if not rows:
+            return [each for each in found if isinstance(each, Exception)]
+        outputs, infer_ms = self._infer(rows)
+        held = self._runtime.rows_for(rows)
+        row = iter(range(rows))
+        return [
+            self._seen_or_why(each, one_of(outputs, self.graph, held, next(row)), infer_ms, rows) if isinstance(each, _Placed) else each
+            for each in found
+        ]
+
+    def why_not_together(self) -> str:
+        """Why pictures that are inferred together would not come to what each comes to alone; empty where they do, which is tried."""
+        return why_not_together(self._runtime, self._preprocess)
+
+    def _place(self, image: Image, thresholds: Thresholds, row: int) -> _Placed:
         started, decoded = time.perf_counter(), image.decode_ms
         try:
-            tensor, placement = self._preprocess(image)
+            placement = self._preprocess.place(image, row)
         except ValueError as error:
             raise ModelError(f"the picture cannot be used: {error}") from None
-        preprocessed, decode = time.perf_counter(), image.decode_ms - decoded
-        outputs = self._runtime.infer(tensor)
-        inferred = time.perf_counter()
+        return _Placed(image, placement, thresholds, (time.perf_counter() - started) * 1e3, image.decode_ms - decoded)
+
+    def _infer(self, rows: int) -> tuple[Sequence[Tensor], float]:
+        started = time.perf_counter()
+        outputs = self._runtime.infer(self._preprocess.tensor(self._runtime.rows_for(rows)))
+        return outputs, (time.perf_counter() - started) * 1e3
+
+    def _seen_or_why(self, placed: _Placed, outputs: Sequence[Tensor], infer_ms: float, together: int) -> Prediction | Exception:
+        try:
+            return self._seen(placed, outputs, infer_ms, together)
+        except Exception as error:  # the others have nothing to do with it
+            return error
+
+    def _seen(self, placed: _Placed, outputs: Sequence[Tensor], infer_ms: float, together: int = 1) -> Prediction:
+        started = time.perf_counter()
+        image, placement, thresholds = placed.image, placed.placement, placed.thresholds
         found = self.family.decode(outputs, self.input_size, thresholds)
         _refuse_nan(found, outputs)
         if len(found.confidence) and found.confidence.item(0) > _CERTAIN:
@@ -187,8 +257,8 @@ class Model:
             )
             classes = None if found.more.ranked is None else Classification(*found.more.ranked, self.labels)
             segmentation = segmentation_of_source(found.more, where, self.labels, thresholds.class_ids)
-        done = time.perf_counter()
-        timings = Timings((preprocessed - started) * 1e3, (inferred - preprocessed) * 1e3, (done - inferred) * 1e3, decode)
+        postprocess_ms = (time.perf_counter() - started) * 1e3
+        timings = Timings(placed.preprocess_ms, infer_ms, postprocess_ms, placed.decode_ms, together)
         return Prediction(detections, timings, classes, segmentation)
 
 

@@ -110,16 +110,22 @@ class Runtime(ABC):
     """A loaded model file. Not thread-safe: each lane has its own."""
 
     spec: GraphSpec
-    """Its first input is the picture."""
+    """Of one picture, which is its first input, whatever the file's batch is."""
+    batch: int = 1
+    """The most pictures that one inference takes."""
     can_spin: ClassVar[bool] = False
     """Whether ``RuntimeContext.spin`` changes anything."""
 
     @abstractmethod
     def infer(self, tensor: Tensor) -> Sequence[Tensor]:
-        """Run the graph on its one input, which must have the input's shape and dtype. Raises ModelError.
+        """Run the graph on its one input, of the input's shape and dtype, with as many rows as :meth:`rows_for` says. Raises ModelError.
 
         The outputs stay valid until the next call.
         """
+
+    def rows_for(self, pictures: int) -> int:
+        """How many rows the tensor of so many pictures, ``batch`` at most, must have; whatever is in those beyond them is ignored."""
+        return pictures
 
     def fix(self, name: str, value: Tensor) -> None:
         """Give an input besides the picture its value, for all inferences. Raises ModelError where there is none such."""
@@ -152,8 +158,22 @@ class RuntimeContext:
     """Of the file; empty where nobody has worked it out: then nothing that is compiled of it is kept."""
     state: Path | None = None
     """Folder in which what was compiled for this machine may be kept."""
+    batch: int = 1
+    """How many pictures one inference is to take, at most. A file that is made for exactly so many takes its own number."""
     announce: Callable[[str, float], None] = silent
     """Called with what takes long, and how many seconds it may at most."""
+
+
+def one_at_a_time(path: Path, batch: int, reason: str) -> ConfigError:
+    """Why a file cannot take several pictures in one inference, as the error to raise."""
+    flags = {
+        ".onnx": "dynamic=True of Ultralytics, --dynamic of YOLOX and YOLOv5, dynamic_axes of torch.onnx.export leave its batch open",
+        ".tflite": f"batch={batch} of Ultralytics, or an input_shape of {batch} pictures where it is converted",
+    }
+    hint = flags.get(path.suffix.lower(), "leave its batch open where it is exported")
+    return ConfigError(
+        f"model.batch: {path} takes one picture at a time, not {batch}: {reason}; export it again ({hint}), or set batch = 1"
+    )
 
 
 class NoConfig(Table):
@@ -194,6 +214,15 @@ def with_fixed_size(spec: TensorSpec, size: tuple[int, int] | None, path: Path) 
         shape[shape.index(-1)] = 3
     _refuse_larger_than_memory(shape, spec.dtype, path)
     return replace(spec, shape=tuple(shape))
+
+
+def of_one_picture(graph: GraphSpec, rows: int) -> GraphSpec:
+    """What a graph that is made for exactly ``rows`` pictures says of each of them."""
+
+    def one(spec: TensorSpec) -> TensorSpec:
+        return replace(spec, shape=(1, *spec.shape[1:])) if spec.shape[:1] == (rows,) else spec
+
+    return replace(graph, inputs=(one(graph.inputs[0]), *graph.inputs[1:]), outputs=tuple(map(one, graph.outputs)))
 
 
 def _refuse_larger_than_memory(shape: Sequence[int], dtype: np.dtype[np.generic], path: Path) -> None:

@@ -17,7 +17,18 @@ import numpy as np
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.runtimes import _onnx_binding, _onnx_file, _onnx_reopen, _providers
-from edge_agent.runtimes.base import FileFacts, GraphSpec, Runtime, RuntimeContext, Tensor, TensorSpec, refusal, with_fixed_size
+from edge_agent.runtimes.base import (
+    FileFacts,
+    GraphSpec,
+    Runtime,
+    RuntimeContext,
+    Tensor,
+    TensorSpec,
+    of_one_picture,
+    one_at_a_time,
+    refusal,
+    with_fixed_size,
+)
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +67,8 @@ class OnnxRuntime(Runtime):
         self._ort, self._fixed = ort, dict[str, Tensor]()
         self._binding: _onnx_binding.Binding | None = None
         self._is_met = False
+        self._rows = 0
+        """How many pictures each inference is of, where the file takes neither fewer nor more; else 0."""
         with contextlib.ExitStack() as stack:
             cache = _engine_cache(stack, context, names, (ort.__version__, precision))
             loader = _Loader(ort, context, names, precision, cache)
@@ -67,30 +80,64 @@ class OnnxRuntime(Runtime):
                 ) from None
             self._reopen(context, loader.load)
             self.spec = replace(self._describe(ort, context, facts), accelerator=loader.accelerator)
+            self.batch = self._rows or context.batch
+            if self._rows:
+                self.spec = of_one_picture(self.spec, self._rows)
             self._input = self.spec.inputs[0].name
             self._outputs = [output.name for output in self.spec.outputs]
             if cache is not None and len(self.spec.inputs) == 1:  # whatever is compiled at the first inference only is, too
-                self.infer(np.zeros(self.spec.inputs[0].shape, self.spec.inputs[0].dtype))
+                self.infer(np.zeros((self.rows_for(1), *self.spec.inputs[0].shape[1:]), self.spec.inputs[0].dtype))
 
     def _reopen(self, context: RuntimeContext, load: Callable[[str | bytes], Any]) -> None:
-        """Load it again with its size left open, where it was exported for a batch of many, or for another size than is asked for."""
-        picture = next((node for node in self._session.get_inputs() if len(node.shape) == _PICTURE_RANK), None)
+        """Load it again with its size left open, where it was exported for another batch, or for another size, than is asked for.
+
+        Where one that was made for a batch of many cannot do otherwise, it stays as it is.
+        """
+        session = self._session
+        picture = next((node for node in session.get_inputs() if len(node.shape) == _PICTURE_RANK), None)
         if picture is None or context.path.suffix.lower() == ".ort":
+            self._keep_batch(context, 1 if picture is None else _spec(picture).shape[0])
             return
         sizes = _spec(picture).shape
         width, height = context.input_size or (-1, -1)
         across = (2, 1) if sizes[3] in {1, 3} else (3, 2)
         other = any(size not in {-1, sizes[axis]} and sizes[axis] != -1 for axis, size in zip(across, (width, height), strict=True))
-        if sizes[0] in {1, -1} and not other:
+        if sizes[0] in ({1, -1} if context.batch == 1 else {-1}) and not other:
             return
         own = (sizes[across[0]], sizes[across[1]])
         self._own_size = own if min(own) > 0 else None
         try:
             self._session = load(_onnx_reopen.reopened(context.path.read_bytes(), picture.name))
         except Exception as error:
+            if not other:
+                self._keep_batch(context, sizes[0], _first_line(error))
+                return
             raise ModelError(
                 f"{context.path} is made for pictures {list(sizes)}, and cannot be used for others: {_first_line(error)}"
             ) from None
+        if sizes[0] > 1 and not other and not self._takes_one(context, _spec(picture), session):
+            self._session, self._own_size = session, None
+            self._keep_batch(context, sizes[0])
+
+    def _keep_batch(self, context: RuntimeContext, rows: int, reason: str = "its batch is fixed") -> None:
+        """Raises ConfigError for a file made for one picture where more are asked for."""
+        if rows > 1:
+            self._rows = rows
+        elif rows == 1 and context.batch > 1:
+            raise one_at_a_time(context.path, context.batch, reason)
+
+    def _takes_one(self, context: RuntimeContext, picture: TensorSpec, before: Any) -> bool:
+        """Whether the graph, made for many and opened, makes of one picture the row of one in each output that had one for each."""
+        alone = with_fixed_size(replace(picture, shape=(1, *picture.shape[1:])), context.input_size or self._own_size, context.path)
+        had_rows = [_spec(node).shape[:1] == picture.shape[:1] for node in before.get_outputs()]
+        try:
+            met = self._session.run(None, {alone.name: np.zeros(alone.shape, alone.dtype)})
+        except Exception:  # whatever it is, this is how it is found out
+            return False
+        return all(output.shape[:1] == (1,) for output, had in zip(met, had_rows, strict=True) if had)
+
+    def rows_for(self, pictures: int) -> int:
+        return self._rows or pictures
 
     def _describe(self, ort: Any, context: RuntimeContext, facts: FileFacts | None) -> GraphSpec:
         session = self._session

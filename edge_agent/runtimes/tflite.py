@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from pydantic import Field
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.runtimes import _tflite_file
+from edge_agent.runtimes._tflite_engine import Engine
 from edge_agent.runtimes.base import (
     FileFacts,
     GraphSpec,
@@ -28,6 +29,8 @@ from edge_agent.runtimes.base import (
     RuntimeContext,
     Tensor,
     TensorSpec,
+    of_one_picture,
+    one_at_a_time,
     refusal,
     with_fixed_size,
 )
@@ -47,60 +50,70 @@ class Config(Table):
 
 
 class TfliteRuntime(Runtime):
-    """An ``Interpreter`` with the threads asked for; XNNPACK is on where the library has it."""
+    """An ``Interpreter`` with the threads asked for; XNNPACK is on where the library has it. For a batch there is another beside it."""
 
     def __init__(self, context: RuntimeContext, config: Config) -> None:
         library, name = _library(config.library)
         facts = read_facts(context.path)
+
+        def interpreter() -> Any:
+            delegates = None if config.delegate is None else [_delegate(library, config.delegate)]
+            return library.Interpreter(model_path=str(context.path), num_threads=context.threads, experimental_delegates=delegates)
+
         try:
             with _quiet_stderr():
-                delegates = None if config.delegate is None else [_delegate(library, config.delegate)]
-                self._interpreter = library.Interpreter(
-                    model_path=str(context.path), num_threads=context.threads, experimental_delegates=delegates
-                )
-                self._fix_size(context)
-                self._interpreter.allocate_tensors()
+                alone = interpreter()
+                self._fix_size(alone, context)
+                alone.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             text = f"{context.path} is not a model that {name} can run: {_reason(error, facts)}"
             raise refusal(text, elsewhere=config.delegate is not None) from None
-        inputs = sorted(self._interpreter.get_input_details(), key=lambda details: len(details["shape"]) != 4)  # the picture first
+        inputs = sorted(alone.get_input_details(), key=lambda details: len(details["shape"]) != 4)  # the picture first
         if not inputs:
             raise ModelBroken(f"{context.path} has no input: it is no model of pictures")
-        outputs = self._interpreter.get_output_details()
+        outputs = alone.get_output_details()
         metadata, labels = _associated_files(context.path)
         accelerator = "CPU (XNNPACK)" if config.delegate is None else f"delegate {Path(config.delegate).name}"
         self.spec = GraphSpec(
             tuple(map(_spec, inputs)), tuple(map(_spec, outputs)), name, accelerator, facts.precision, metadata, labels, facts
         )
-        self._input = inputs[0]["index"]
-        self._outputs = [output["index"] for output in outputs]
-        self._buffers = [np.empty(tuple(output["shape"]), output["dtype"]) for output in outputs]
+        own = self.spec.inputs[0].shape[0] if len(self.spec.inputs[0].shape) == 4 else 1
+        self._engines = {own: Engine(alone)}
+        self.batch = own if own > 1 else context.batch
+        if own > 1:
+            self.spec = of_one_picture(self.spec, own)
+        elif context.batch > 1:
+            self._engines[context.batch] = self._wider(interpreter, context, config)
 
-    def _fix_size(self, context: RuntimeContext) -> None:
+    def _wider(self, interpreter: Callable[[], Any], context: RuntimeContext, config: Config) -> Engine:
+        """The same file, resized to a batch, beside the one that takes one picture: to resize that each time would cost more."""
+        if config.delegate is not None:
+            raise one_at_a_time(context.path, context.batch, "its delegate runs it as it was compiled")
+        try:
+            with _quiet_stderr():
+                wide = interpreter()
+                picture = next(details for details in wide.get_input_details() if details["name"] == self.spec.inputs[0].name)
+                wide.resize_tensor_input(picture["index"], (context.batch, *self.spec.inputs[0].shape[1:]))
+                wide.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise one_at_a_time(context.path, context.batch, str(error).strip().splitlines()[0][:200]) from None
+        return Engine(wide)
+
+    def _fix_size(self, interpreter: Any, context: RuntimeContext) -> None:
         """Open sizes, which the interpreter would take for 1. Raises ConfigError where nobody says what they are."""
-        for details in self._interpreter.get_input_details():
+        for details in interpreter.get_input_details():
             signature = tuple(int(size) for size in details.get("shape_signature", ()))
             if len(signature) == 4:
                 spec = TensorSpec(str(details["name"]), signature, np.dtype(details["dtype"]))
                 fixed = with_fixed_size(spec, context.input_size, context.path).shape
                 if fixed != signature:
-                    self._interpreter.resize_tensor_input(details["index"], fixed)
+                    interpreter.resize_tensor_input(details["index"], fixed)
+
+    def rows_for(self, pictures: int) -> int:
+        return min(rows for rows in self._engines if rows >= pictures)
 
     def infer(self, tensor: Tensor) -> Sequence[Tensor]:
-        try:
-            self._interpreter.set_tensor(self._input, tensor)
-            self._interpreter.invoke()
-            return [self._output(place, index) for place, index in enumerate(self._outputs)]
-        except (ValueError, RuntimeError) as error:
-            raise ModelError(f"inference failed: {error}") from None
-
-    def _output(self, place: int, index: int) -> Tensor:
-        """In a buffer that is allocated once. The library's own memory must not be held while it infers."""
-        stored = self._interpreter.tensor(index)()
-        if stored.shape != self._buffers[place].shape:  # sizes that depend on what is seen
-            self._buffers[place] = np.empty(stored.shape, stored.dtype)
-        np.copyto(self._buffers[place], stored)
-        return self._buffers[place]
+        return self._engines[len(tensor)].infer(tensor)
 
 
 def _library(wanted: str | None) -> tuple[Any, str]:

@@ -1,5 +1,5 @@
 """``edge-agent bench``: the user's own configuration, run for a while, and where each millisecond and each frame went.
 
-``measuring`` runs the daemon's agent and counts; ``judging`` says what the limit is; ``report`` is what is told of it, as text
-and JSON; ``picture`` draws it; ``cpu`` reads what each thread used.
+``measuring`` runs the daemon's agent; ``window`` counts beside it, and ``cpu`` what its threads use; ``gathering`` makes a
+``report`` of that, as text and JSON; ``judging`` says what the limit is, and ``advice`` what to do about it; ``picture`` draws it.
 """

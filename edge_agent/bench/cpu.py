@@ -1,16 +1,23 @@
-"""CPU time by what it was used for, as far as the names of threads tell."""
+"""CPU time by what it was used for: by threads, and that of the lanes by stages."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-CAPTURE, MODEL, PUBLISH, HEALTH, OTHER = "capture and decode", "model", "publish", "health", "other"
-_BY_NAME = {"capture-": CAPTURE, "lane-": MODEL, "publisher": PUBLISH, "paho": PUBLISH, "health": HEALTH}
+from edge_agent.runtimes.base import Runtime, Tensor
+
+CAPTURE, PREPROCESS, INFER, POSTPROCESS, EVENTS = "capture and decode", "preprocess", "infer", "postprocess", "events"
+PUBLISH, HEALTH, OTHER = "publish", "health", "other"
+LANES = "lanes"
+"""Of the threads that hold a frame; :func:`by_stage` says what for."""
+MODEL = (PREPROCESS, INFER, POSTPROCESS)
+_BY_NAME = {"capture-": CAPTURE, "lane-": LANES, "publisher": PUBLISH, "paho": PUBLISH, "health": HEALTH}
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -47,7 +54,7 @@ def purpose(name: str | None, kernel_name: str, own_name: str) -> str:
     if name is not None:
         return next((found for begin, found in _BY_NAME.items() if name.startswith(begin)), OTHER)
     # FFmpeg and GStreamer name theirs; a runtime's pool keeps the name of the process.
-    return MODEL if kernel_name == own_name else CAPTURE
+    return INFER if kernel_name == own_name else CAPTURE
 
 
 class CpuMeter:
@@ -72,3 +79,51 @@ class CpuMeter:
             used = process_time(pid, self._root)
             self.used[CAPTURE] += max(0.0, used - self._processes.get(pid, used))  # type: ignore[assignment]  # seconds
             self._processes[pid] = used
+
+
+class InferMeter:
+    """CPU seconds that inference takes of the threads that call it: a runtime's own threads are others.
+
+    ``watch`` before the runtimes are used, then read ``seconds`` from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: list[list[float]] = []
+
+    @property
+    def seconds(self) -> float:
+        """So far, of all that are watched."""
+        return sum(one[0] for one in self._seconds)
+
+    def watch(self, runtime: Runtime) -> None:
+        """Count what ``runtime.infer`` uses from now on; that costs it two readings of a clock."""
+        used, infer = [0.0], runtime.infer
+        self._seconds.append(used)  # one for each, as += of two lanes on one number could lose some
+
+        def metered(tensor: Tensor) -> Sequence[Tensor]:
+            began = time.thread_time()
+            try:
+                return infer(tensor)
+            finally:
+                used[0] += time.thread_time() - began
+
+        vars(runtime)["infer"] = metered  # what an object has itself is found before what its class has
+
+
+def by_stage(used: Mapping[str, float], infer_s: float, walls_s: Mapping[str, float]) -> dict[str, float]:
+    """CPU seconds by purpose, with the lanes' given to the stages.
+
+    ``infer_s`` was measured. ``walls_s``: how long the other stages took in the lanes; they compute and wait for nothing, so that is
+    what they used unless something else ran meanwhile: together never more than the lanes did. What is left makes events, looks
+    for motion, and chooses frames.
+    """
+    found = {name: float(seconds) for name, seconds in used.items() if name != LANES}
+    lanes_s = float(used.get(LANES, 0.0))
+    infer_s = min(infer_s, lanes_s)
+    left, wanted = lanes_s - infer_s, sum(walls_s.values())
+    factor = min(1.0, left / wanted) if wanted > 0 else 0.0
+    for name, wall_s in {**walls_s, INFER: 0.0}.items():
+        found[name] = found.get(name, 0.0) + wall_s * factor
+    found[INFER] += infer_s
+    found[EVENTS] = max(0.0, left - wanted * factor)
+    return found

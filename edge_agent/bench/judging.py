@@ -1,4 +1,4 @@
-"""What was possible, what kept each camera from more, and what to do about it."""
+"""What was possible, and what kept each camera from more."""
 
 from __future__ import annotations
 
@@ -6,34 +6,48 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edge_agent.bench import cpu
-from edge_agent.bench.report import CameraReport, ModelReport, Report
+from edge_agent.bench.advice import advice
+from edge_agent.bench.report import BrokerReport, CameraReport, ModelReport, Report
 
-_AT_LIMIT = 0.9
+_FULLY, _AT_LIMIT = 0.97, 0.9
 _BUSY = 0.85
-_FALSE_RATE = 0.85
-"""Of the declared rate: a camera that delivers less declares what it does not do."""
-_DECODES_MUCH = 0.4
-_SLOW_BROKER_MS = 1000.0
+_STALE = 0.1
+"""Of the captured frames."""
+_FEW_EVENTS, _GROWS = 10, 0.1
+"""Of the events that were handed over: more waiting than before is a broker that does not keep up."""
 
 
 def judged(report: Report) -> Report:
     """With what was possible, the limits, how busy the models were, and advice."""
     models = tuple(replace(model, busy=_busy(model, report.cameras)) for model in report.models)
+    of_camera = {camera: model for model in models for camera in model.cameras}
     possible = {camera: fps for model in models for camera, fps in _possible(model, report.cameras).items()}
-    busy = {camera: model.busy for model in models for camera in model.cameras}
     cameras = []
     for camera in report.cameras:
         fps = possible.get(camera.camera)
         known = replace(camera, possible_fps=None if fps is None else round(fps, 3))
-        cameras.append(replace(known, limit=limit(known, busy.get(camera.camera, 0.0), report)))
+        cameras.append(replace(known, limit=limit(known, of_camera[camera.camera], report)))
     whole = replace(report, cameras=tuple(cameras), models=models)
     return replace(whole, advice=tuple(dict.fromkeys(advice(whole))))
 
 
-def demand(camera: CameraReport) -> float:
-    """Frames per second that camera and settings would have served by a model that takes no time."""
-    decodes = 1e3 / camera.decode_mean_ms if camera.decode_mean_ms else float("inf")
-    return min(camera.real_fps if camera.live else decodes, camera.asked_fps or float("inf"))
+def ceilings(camera: CameraReport, busy: float) -> dict[str, float]:
+    """Frames per second that each of source, motion gate and settings would have let through, the source first.
+
+    ``busy``: of the camera's model. A source that waits for a model shows no rate of its own, so what it declares is taken.
+    """
+    if not camera.live:
+        source = 1e3 / camera.decode_mean_ms if camera.decode_mean_ms else float("inf")
+        found = {"decode": source}
+    else:
+        waits = camera.every and busy >= _BUSY
+        source = max(camera.real_fps, camera.declared_fps or 0.0) if waits else camera.real_fps
+        found = {"camera": source}
+    if (still := camera.skipped.get("no_motion", 0)) and camera.captured:
+        found["motion"] = source * (1 - still / camera.captured)
+    if camera.asked_by and camera.asked_fps:
+        found[camera.asked_by] = camera.asked_fps
+    return found
 
 
 def fair_shares(capacity: float, demands: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
@@ -56,104 +70,62 @@ def _of(model: ModelReport, cameras: Sequence[CameraReport]) -> list[CameraRepor
 
 
 def _busy(model: ModelReport, cameras: Sequence[CameraReport]) -> float:
+    """Of the time that it might use."""
     taken = sum(camera.served_fps * (camera.service_ms or 0.0) / 1e3 for camera in _of(model, cameras))
-    return round(min(1.0, taken / model.lanes), 3)
+    return round(min(1.0, taken / (model.lanes * model.share)), 3)
 
 
 def _possible(model: ModelReport, cameras: Sequence[CameraReport]) -> dict[str, float]:
-    """In seconds of the lanes: frames of one camera may take longer than those of another."""
+    """In seconds of the lanes: frames of one camera may take longer than those of another. What was served was possible."""
     used = _of(model, cameras)
     service_s = {camera.camera: (camera.service_ms or 0.0) / 1e3 for camera in used}
     shares = fair_shares(
-        float(model.lanes),
-        {camera.camera: demand(camera) * service_s[camera.camera] for camera in used},
+        model.lanes * model.share,
+        {camera.camera: min(ceilings(camera, model.busy).values()) * service_s[camera.camera] for camera in used},
         {camera.camera: camera.weight * service_s[camera.camera] for camera in used},
     )
-    return {name: share / service_s[name] for name, share in shares.items()}
+    return {camera.camera: max(camera.served_fps, shares[camera.camera] / service_s[camera.camera]) for camera in used}
 
 
-def limit(camera: CameraReport, busy: float, report: Report) -> str:
-    """The stage that kept this camera from more; empty where nothing was served."""
+def keeps_up(broker: BrokerReport) -> bool:
+    """Whether a broker that is connected takes the events as they come."""
+    grown = broker.queued - broker.queued_before
+    return not broker.dropped.get("buffer_full") and grown <= max(_FEW_EVENTS, _GROWS * broker.accepted)
+
+
+def limit(camera: CameraReport, model: ModelReport, report: Report) -> str:
+    """The stage that kept this camera from more, one of ``LIMITS``; empty where the camera was not reached."""
+    if not camera.captured:
+        return ""
     if not camera.served:
-        return "camera" if not camera.captured else "unclear"
-    source = camera.real_fps if camera.live else float("inf")
-    asked = camera.asked_fps
-    if asked and asked < source and camera.served_fps >= _AT_LIMIT * asked:
-        return "max_fps"
-    if camera.live and camera.served_fps >= _AT_LIMIT * source:
-        return "camera"
-    if busy >= _BUSY:
-        used = sum(report.cpu_s.values())
-        return "CPU" if report.cpu_share >= _AT_LIMIT and report.cpu_s.get(cpu.MODEL, 0.0) < used / 2 else "model"
-    decoding = camera.served_fps * (camera.decode_mean_ms or 0.0) / 1e3
-    if not camera.live and decoding >= _BUSY:
-        return "decode"
+        return _hidden(camera)
+    if report.broker.publishing and report.broker.connected and not keeps_up(report.broker):
+        return "broker"
+    return _stage(camera, model, report)
+
+
+def _stage(camera: CameraReport, model: ModelReport, report: Report) -> str:
+    found = ceilings(camera, model.busy)
+    own = min(found, key=found.__getitem__)
+    reached = camera.served_fps / found[own] if found[own] else 1.0
+    is_busy = model.busy >= _BUSY
+    if reached >= _FULLY or (not is_busy and reached >= (_BUSY if own == "decode" else _AT_LIMIT)):
+        return own
+    if is_busy:
+        return model.held_by or _model_or_cpu(report)
+    if camera.skipped.get("stale", 0) >= _STALE * camera.captured:
+        return "staleness_ms"
     return "CPU" if report.cpu_share >= _AT_LIMIT else "unclear"
 
 
-def advice(report: Report) -> list[str]:
-    """In plain words, the most important first."""
-    lines = [
-        f"{c.camera}: not reached ({c.error or c.state}); edge-agent check --probe tells more" for c in report.cameras if not c.captured
-    ]
-    for model in report.models:
-        lines += _of_model(model, report)
-    used = sum(report.cpu_s.values())
-    decoding = report.cpu_s.get(cpu.CAPTURE, 0.0) / used if used else 0.0
-    if decoding >= _DECODES_MUCH and report.cpu_share >= 0.5:
-        lines.append(
-            f"capture and decode take {100 * decoding:.0f} % of the CPU: take the camera's substream, a lower rate, or hardware (decode)"
-        )
-    for camera in report.cameras:
-        lines += _of_camera(camera)
-    return lines + _of_broker(report)
+def _hidden(camera: CameraReport) -> str:
+    """Of one that was served nothing: what took most of its frames."""
+    words = {"no_motion": "motion", "stale": "staleness_ms", "max_fps": "max_fps", "interval": "interval_s", "model_busy": "model"}
+    most = max(camera.skipped, key=camera.skipped.__getitem__, default="")
+    return words.get(most, "unclear")
 
 
-def _of_model(model: ModelReport, report: Report) -> list[str]:
-    limited = [camera for camera in report.cameras if camera.camera in model.cameras and camera.limit == "model"]
-    if not limited:
-        return []
-    spare = report.cores * (1 - report.cpu_share)
-    ways = []
-    if model.precision.startswith("float"):
-        ways.append("make it INT8 (edge-agent model quantize)")
-    if spare >= 0.8:
-        ways.append(f"use the idle {spare:.1f} cores: lanes = {model.lanes + 1}, or more threads (edge-agent model bench)")
-    ways.append("take a smaller input_size or a smaller model")
-    lines = [f"the model {model.name} is the limit ({limited[0].service_ms:.1f} ms a frame): {'; or '.join(ways)}"]
-    if len(model.cameras) > 1:
-        lines.append(f"{len(model.cameras)} cameras share {model.name}: max_fps or weight says which of them matter")
-    return lines
-
-
-def _of_camera(camera: CameraReport) -> list[str]:
-    lines = []
-    if camera.live and camera.declared_fps and camera.captured and camera.real_fps < _FALSE_RATE * camera.declared_fps:
-        lines.append(
-            f"{camera.camera} declares {camera.declared_fps:g} fps and delivers {camera.real_fps:.1f}: a long exposure in the dark, "
-            "a limit of USB or network, or a setting of the camera"
-        )
-    if camera.lost_upstream:
-        lines.append(f"{camera.camera}: {camera.lost_upstream} frames never arrived: look at the network (RTSP over TCP) or the USB bus")
-    if camera.dropped.get("unreadable"):
-        lines.append(f"{camera.camera}: {camera.dropped['unreadable']} pictures came damaged: look at cable and network")
-    if camera.limit == "max_fps":
-        lines.append(f"{camera.camera} is held at {camera.asked_fps:.3g} fps by its settings, and could deliver more")
-    if camera.limit == "decode":
-        lines.append(
-            f"{camera.camera}: decoding is the limit ({camera.decode_mean_ms:.1f} ms a frame): a smaller size, or hardware (decode)"
-        )
-    return lines
-
-
-def _of_broker(report: Report) -> list[str]:
-    broker = report.broker
-    if broker.publishing and not broker.connected:
-        return [f"the broker was not reached ({broker.error or 'no answer'}): all else was measured without it"]
-    lines = []
-    if broker.dropped.get("buffer_full"):
-        lines.append(f"{broker.dropped['buffer_full']} events were dropped as the broker does not keep up: max_fps, or a nearer broker")
-    slow = [c for c in report.cameras if (c.parts_ms.get("publish") or {"p95": 0.0})["p95"] > _SLOW_BROKER_MS]
-    if slow:
-        lines.append(f"the broker takes over a second to acknowledge ({', '.join(c.camera for c in slow)}): look at the way to it")
-    return lines
+def _model_or_cpu(report: Report) -> str:
+    """Inference that has less than half of a CPU that is used up waits for the rest of it."""
+    models = sum(report.cpu_s.get(name, 0.0) for name in cpu.MODEL)
+    return "CPU" if report.cpu_share >= _AT_LIMIT and models < sum(report.cpu_s.values()) / 2 else "model"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge_agent.bench.report import PARTS, CameraReport, Report
+from edge_agent.bench import cpu
+from edge_agent.bench.report import LIMITS, PARTS, CameraReport, Report
 from edge_agent.errors import StateError
 
 SUFFIXES = (".png", ".html", ".htm")
@@ -22,7 +23,10 @@ _PART_COLOURS = dict(zip(PARTS, ("#cbd2d9", "#2bb0ed", "#8eedc7", "#f0b429", "#9
 _SERVED, _FLIGHT = "#27ab83", "#9fb3c8"
 _SKIPS = ("#bcccdc", "#d9e2ec", "#829ab1", "#627d98")
 _DROPS = ("#e12d39", "#ba2525", "#ef4e4e")
-_CPU_COLOURS = {"capture and decode": "#2bb0ed", "model": "#f0b429", "publish": "#ef8e58", "health": "#8eedc7", "other": "#cbd2d9"}
+_CPU_COLOURS = {
+    cpu.CAPTURE: "#2bb0ed", cpu.PREPROCESS: "#8eedc7", cpu.INFER: "#f0b429", cpu.POSTPROCESS: "#9446ed", cpu.EVENTS: "#65d6ad",
+    cpu.PUBLISH: "#ef8e58", cpu.HEALTH: "#fadb5f", cpu.OTHER: "#cbd2d9",
+}  # fmt: skip
 _SCALE = 2
 """Pixels of the PNG for each of the drawing's."""
 
@@ -98,7 +102,7 @@ def _camera(camera: CameraReport, y: float, longest: float) -> Iterator[Shape]:
     yield Text(_LEFT, y + 24, _short(camera.camera, 40), 16)
     ratio = f", {100 * camera.ratio:.0f} % of what is possible" if camera.ratio is not None else ""
     told = (
-        f"{camera.served_fps:.1f} fps served{ratio}; limit: {camera.limit or '-'}" if camera.served else f"{camera.state}: nothing served"
+        f"{camera.served_fps:.1f} fps served{ratio}; limit: {LIMITS[camera.limit]}" if camera.captured else f"{camera.state}: nothing came"
     )
     yield Text(WIDTH - _LEFT, y + 24, told, 13, _FAINT, "end")
     if not camera.served:

@@ -6,6 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+LIMITS = {
+    "camera": "the camera", "decode": "decoding", "model": "the model", "CPU": "the CPU", "max_fps": "max_fps",
+    "interval_s": "interval_s", "motion": "the motion gate", "staleness_ms": "staleness_ms", "cpu_budget": "the model's cpu_budget",
+    "governor": "the governor", "broker": "the broker", "unclear": "not clear",
+}  # fmt: skip
+"""What may keep a camera from more, as it is said."""
+NEARLY_ALL = 0.99
 PARTS = ("wait", "decode", "preprocess", "infer", "postprocess", "publish")
 Milliseconds = Mapping[str, float] | None
 """p50 and p95; None where nothing was measured."""
@@ -20,6 +27,9 @@ class CameraReport:
     state: str
     error: str | None
     live: bool
+    """False: read as fast as its frames are served."""
+    every: bool
+    """Each frame is served, and the source waits for the model."""
     model: str
     decoder: str | None
     declared_fps: float | None
@@ -37,12 +47,13 @@ class CameraReport:
     """Mean time that the model was taken by one of its frames."""
     decode_mean_ms: float | None
     asked_fps: float | None
-    """By max_fps or interval_s."""
+    asked_by: str | None
+    """``max_fps`` or ``interval_s``."""
     weight: float
     possible_fps: float | None = None
     """Its share of what camera, settings and model allow; None where nothing was served."""
     limit: str = ""
-    """``camera``, ``decode``, ``model``, ``CPU``, ``max_fps``, ``broker``, or ``unclear``."""
+    """One of ``LIMITS``; empty where the camera was not reached."""
 
     @property
     def ratio(self) -> float | None:
@@ -60,8 +71,22 @@ class ModelReport:
     precision: str
     runtime: str
     cameras: tuple[str, ...]
+    table: str = "model"
+    """Of agent.toml."""
+    share: float = 1.0
+    """Of the time, in which its lanes might infer, on the average."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """What each cause left of it: ``governor``, ``cpu_budget``."""
+    cpu_budget: float | None = None
+    """Cores."""
     busy: float = 0.0
-    """Share of the time of its lanes in which they had a frame."""
+    """Of the time that its lanes might use, the share in which they had a frame."""
+
+    @property
+    def held_by(self) -> str | None:
+        """What leaves it the least of the time; None where it may use all of it."""
+        cause = min(self.shares, key=self.shares.__getitem__, default=None)
+        return cause if cause is not None and self.shares[cause] < NEARLY_ALL else None
 
 
 @dataclass(frozen=True)
@@ -72,9 +97,13 @@ class BrokerReport:
     publishing: bool
     connected: bool
     error: str | None
+    accepted: int
+    """Events that were handed over."""
     delivered: int
     dropped: Mapping[str, int]
     queued: int
+    """At the end."""
+    queued_before: int
 
 
 @dataclass(frozen=True)
@@ -93,6 +122,8 @@ class Report:
     cameras: tuple[CameraReport, ...]
     models: tuple[ModelReport, ...]
     broker: BrokerReport
+    governor_cause: str = ""
+    """Why it held inference back at the end; empty where it did not."""
     advice: tuple[str, ...] = field(default=())
 
     @property
@@ -139,31 +170,32 @@ class Report:
         parts = sorted(self.cpu_ms_per_frame().items(), key=lambda item: -item[1])
         whole = sum(value for _, value in parts)
         shown = ", ".join(f"{name} {value:.2f}" for name, value in parts if value >= 0.005)
-        return [f"CPU      {100 * self.cpu_share:.0f} % of all cores; {whole:.2f} ms for each served frame: {shown}"]
+        return [f"CPU      {100 * self.cpu_share:.0f} % of all cores; {whole:.2f} ms for each served frame: {shown}", _ESTIMATE]
+
+
+_ESTIMATE = "         infer is measured; preprocess, postprocess and events are an estimate, by the time that they took"
+_STATES = {"backoff": "not reached, tried again and again", "connecting": "not reached yet", "ended": "ended before measuring began"}
 
 
 def _camera_lines(camera: CameraReport) -> list[str]:
+    if not camera.captured:
+        lines = [f"{camera.camera}  {camera.kind}, model {camera.model}; {_STATES.get(camera.state, camera.state)}"]
+        return [*lines, f"  error    {camera.error}"] if camera.error else lines
     declared = f"declares {camera.declared_fps:g} fps" if camera.declared_fps else "declares no rate"
     real = f"delivers {camera.real_fps:.1f}" if camera.live else "read as fast as it is served"
-    lines = [f"{camera.camera}  {camera.kind}, {camera.decoder or 'not opened'}; {declared}, {real}; {camera.state}"]
+    decoder = "" if not camera.decoder or camera.decoder.startswith("none") else f", {camera.decoder}"
+    lines = [f"{camera.camera}  {camera.kind}{decoder}, model {camera.model}; {declared}, {real}; {camera.state}"]
     if camera.error:
         lines.append(f"  error    {camera.error}")
-    if camera.captured:
-        skipped, dropped = _reasons("skipped", camera.skipped), _reasons("dropped", camera.dropped)
-        flight = f" + {camera.in_flight} in flight"
-        lines.append(f"  frames   {camera.captured} captured = {camera.served} served + {skipped} + {dropped}{flight}; {_lost(camera)}")
+    skipped, dropped = _reasons("skipped", camera.skipped), _reasons("dropped", camera.dropped)
+    flight = f" + {camera.in_flight} in flight"
+    lines.append(f"  frames   {camera.captured} captured = {camera.served} served + {skipped} + {dropped}{flight}; {_lost(camera)}")
+    possible = "" if camera.ratio is None else f" of {camera.possible_fps:.1f} that were possible: {100 * camera.ratio:.0f} %"
+    lines.append(f"  rate     {camera.served_fps:.1f} fps served{possible}; the limit is {LIMITS[camera.limit]}")
     if camera.served:
-        possible = "" if camera.ratio is None else f" of {camera.possible_fps:.1f} that were possible: {100 * camera.ratio:.0f} %"
-        lines.append(f"  rate     {camera.served_fps:.1f} fps served{possible}; the limit is {_LIMITS.get(camera.limit, camera.limit)}")
         parts = " | ".join(f"{name} {_pair(camera.parts_ms.get(name))}" for name in PARTS)
         lines.append(f"  ms       {parts} (p50/p95); capture to hand-over {_pair(camera.total_ms)}")
     return lines
-
-
-_LIMITS = {
-    "camera": "the camera", "decode": "decoding", "model": "the model", "CPU": "the CPU", "max_fps": "the settings (max_fps, interval_s)",
-    "broker": "the broker", "unclear": "not clear",
-}  # fmt: skip
 
 
 def _reasons(word: str, counts: Mapping[str, int]) -> str:
@@ -181,13 +213,15 @@ def _pair(found: Milliseconds) -> str:
 
 def _model_line(model: ModelReport) -> str:
     lanes = f"{model.lanes} lane{'' if model.lanes == 1 else 's'} of {model.threads} thread{'' if model.threads == 1 else 's'}"
-    return f"model    {model.name} ({model.precision}, {model.runtime}), {lanes}, {100 * model.busy:.0f} % busy; {', '.join(model.cameras)}"
+    held = f" within the {100 * model.share:.0f} % of the time that {model.held_by} leaves it" if model.held_by else ""
+    what = f"{model.name} ({model.precision}, {model.runtime}), {lanes}"
+    return f"model    {what}, {100 * model.busy:.0f} % busy{held}; {', '.join(model.cameras)}"
 
 
 def _broker_line(broker: BrokerReport) -> str:
     if not broker.publishing:
         return f"broker   nothing was published, as asked; {broker.delivered} events counted and thrown away"
     if not broker.connected:
-        return f"broker   {broker.name} was not reached: {broker.error or 'no answer yet'}; {broker.queued} events waited"
+        return f"broker   {broker.name} was not reached: {broker.error or 'no answer yet'}; {broker.queued} events waited at the end"
     lost = f", {_reasons('dropped', broker.dropped)}" if any(broker.dropped.values()) else ""
     return f"broker   {broker.name}: {broker.delivered} events acknowledged, {broker.queued} waited at the end{lost}"

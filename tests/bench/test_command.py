@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_agent.bench.report import PARTS
-from tests.conftest import CLIP, CommandLine, Mosquitto, free_port, terminated
+from tests.conftest import CLIP, MODEL, CommandLine, Mosquitto, free_port, terminated, wait_until
 from tests.integration.test_agent import write_config
 from tests.subscriber import subscribed
 
@@ -41,8 +46,8 @@ def test_the_users_own_configuration_is_measured_and_published(mosquitto: Mosqui
     assert any("dead: not reached" in line for line in found["advice"])
     assert found["broker"]["connected"]
     assert 0 < found["broker"]["delivered"] <= len(heard.on("/detections"))
-    assert found["cpu_s"]["model"] > 0
-    assert found["cpu_s"]["capture and decode"] > 0
+    assert all(found["cpu_s"][part] > 0 for part in ("infer", "preprocess", "postprocess", "events", "capture and decode", "publish"))
+    assert cameras["cam1"]["ratio"] <= 1
     assert 2.9 <= found["seconds"] < 6
     assert "<svg" in (edge_agent.folder / "stages.html").read_text()
 
@@ -84,26 +89,109 @@ def test_no_camera_at_all_is_told_with_69(edge_agent: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_in_between_it_tells_what_it_has(edge_agent: CommandLine, number: signal.Signals) -> None:
-    # What it is told to publish to this broker shows that frames are served, and so that measuring has begun or is about to.
-    config = write_config(edge_agent.folder, free_port(), LIVE)
-    with terminated(edge_agent.start("bench", "-c", config, "--seconds", "500", "--no-publish", "--picture", "a.png")) as process:
-        state = edge_agent.folder / "state"
-        _wait_for_frames(state)
+def test_stopped_in_between_it_tells_what_it_has(mosquitto: Mosquitto, edge_agent: CommandLine, number: signal.Signals) -> None:
+    config = write_config(edge_agent.folder, mosquitto.port, LIVE)
+    arguments = ("bench", "-c", config, "--seconds", "500", "--picture", "a.png")
+    with subscribed(mosquitto.port) as heard, terminated(edge_agent.start(*arguments)) as process:
+        wait_until(lambda: heard.on("/detections"), 20, "a frame that is served")
         process.send_signal(number)
         output, errors = process.communicate(timeout=20)
     assert "Traceback" not in errors
-    if process.returncode == 0:
-        assert "stopped; 500 s were asked for" in output
-        assert (edge_agent.folder / "a.png").stat().st_size > 1000
-    else:
-        assert "stopped before anything was measured" in errors
+    assert process.returncode == 0, errors
+    assert "stopped; 500 s were asked for" in output
+    served = re.search(r"captured = (\d+) served", output)
+    assert served is not None
+    assert int(served[1]) >= 1
+    assert (edge_agent.folder / "a.png").stat().st_size > 1000
 
 
-def _wait_for_frames(state: Path) -> None:
-    from tests.conftest import wait_until
+def test_stopped_before_any_frame_it_says_that_there_is_nothing(edge_agent: CommandLine) -> None:
+    with listening() as port:  # takes the connection, and never answers
+        config = write_config(edge_agent.folder, free_port(), {"source": f"rtsp://127.0.0.1:{port}/none"})
+        with terminated(edge_agent.start("bench", "-c", config, "--seconds", "500", "--no-publish")) as process:
+            wait_until((edge_agent.folder / "state" / "lock").exists, 20, "the agent")
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "stopped before anything was measured" in errors
+    assert output == ""
 
-    wait_until(lambda: state.exists() and any(state.iterdir()), 20, "the agent's state")
+
+@contextlib.contextmanager
+def listening() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_each_model_has_its_cameras_and_a_budget_is_told_as_the_limit(edge_agent: CommandLine) -> None:
+    budget = f'[models.second]\npath = "{MODEL}"\ncpu_budget = 0.05\n'
+    cameras = (LIVE, {"source": "synthetic", "model": "second"})
+    config = write_config(edge_agent.folder, free_port(), *cameras, extra=budget)
+    done = edge_agent.run("bench", "-c", config, "--seconds", "4", "--no-publish", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(m["table"], m["cameras"]) for m in found["models"]] == [("model", ["cam0"]), ("models.second", ["cam1"])]
+    held = found["cameras"][1]
+    assert held["limit"] == "cpu_budget"
+    assert held["served_fps"] < 0.5 * held["real_fps"]
+    assert held["ratio"] <= 1
+    assert found["models"][1]["shares"] == {"cpu_budget": 0.05}
+    assert any("cpu_budget = 0.05 in [models.second]" in line for line in found["advice"])
+
+
+def test_a_scene_in_which_nothing_moves_is_told_as_the_limit(edge_agent: CommandLine, ffmpeg: Callable[..., None]) -> None:
+    still = edge_agent.folder / "still.mp4"
+    ffmpeg("-f", "lavfi", "-i", "color=gray:size=640x480:rate=15:duration=4", "-pix_fmt", "yuv420p", str(still))
+    config = write_config(edge_agent.folder, free_port(), {"source": str(still), "realtime": True, "loop": True, "motion": {}})
+    done = edge_agent.run("bench", "-c", _with_motion(edge_agent.folder, config), "--seconds", "4", "--no-publish", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["cameras"][0]
+    assert found["limit"] == "motion"
+    assert found["skipped"]["no_motion"] > found["served"]
+
+
+def _with_motion(folder: Path, config: str) -> str:
+    """Tables are not written by ``write_config``."""
+    file = folder / config
+    file.write_text(file.read_text().replace("motion = {}", 'mode = "freshest"\n[cameras.motion]\nlook_every_s = 60'))
+    return config
+
+
+def test_a_way_to_the_broker_that_is_too_narrow_is_told_as_the_limit(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    with narrow(mosquitto.port, bytes_per_s=1000) as port:
+        config = write_config(edge_agent.folder, port, LIVE)
+        done = edge_agent.run("bench", "-c", config, "--seconds", "5", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["broker"]["connected"], found["broker"]
+    assert found["cameras"][0]["limit"] == "broker", found["broker"]
+    assert any("events a second of" in line for line in found["advice"])
+
+
+@contextlib.contextmanager
+def narrow(port: int, bytes_per_s: int) -> Iterator[int]:
+    """A port that leads to another one, which is told no more than so many bytes a second."""
+    over = threading.Event()
+
+    def carry(source: socket.socket, target: socket.socket, pause_s: float) -> None:
+        with contextlib.suppress(OSError):
+            while not over.is_set() and (data := source.recv(100)):
+                target.sendall(data)
+                over.wait(pause_s)
+
+    def accept(server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = server.accept()
+                here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                there = socket.create_connection(("127.0.0.1", port))
+                for ends in ((here, there, 100 / bytes_per_s), (there, here, 0.0)):
+                    threading.Thread(target=carry, args=ends, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=accept, args=(server,), daemon=True).start()
+        yield server.getsockname()[1]
+        over.set()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_agent.bench import cpu
+from edge_agent.errors import ModelError
+from edge_agent.runtimes.base import Runtime, Tensor
 
 
 def burn(seconds: float) -> None:
@@ -31,12 +37,12 @@ def test_what_a_thread_used_is_counted_by_its_name() -> None:
 
     thread = threading.Thread(target=work, name="lane-0")
     thread.start()
-    while meter.used[cpu.MODEL] < 0.19:
+    while meter.used[cpu.LANES] < 0.19:
         meter.sample()
         time.sleep(0.01)
     gate.set()
     thread.join()
-    assert meter.used[cpu.MODEL] < 0.35
+    assert meter.used[cpu.LANES] < 0.35
     assert meter.used[cpu.CAPTURE] < 0.05
 
 
@@ -56,9 +62,9 @@ def test_another_process_is_counted_from_when_it_is_known() -> None:
 @pytest.mark.parametrize(
     ("name", "kernel_name", "expected"),
     [
-        ("capture-front", "python", cpu.CAPTURE), ("capture-front-2", "python", cpu.CAPTURE), ("lane-1", "python", cpu.MODEL),
+        ("capture-front", "python", cpu.CAPTURE), ("capture-front-2", "python", cpu.CAPTURE), ("lane-1", "python", cpu.LANES),
         ("publisher", "python", cpu.PUBLISH), ("health", "python", cpu.HEALTH), ("agent", "python", cpu.OTHER),
-        (None, "av:h264:df0", cpu.CAPTURE), (None, "python", cpu.MODEL),
+        (None, "av:h264:df0", cpu.CAPTURE), (None, "python", cpu.INFER),
     ],
 )  # fmt: skip
 def test_a_thread_is_for_what_its_name_says(name: str | None, kernel_name: str, expected: str) -> None:
@@ -79,3 +85,43 @@ def test_a_machine_without_proc_tells_nothing(tmp_path: Path) -> None:
     meter = cpu.CpuMeter(tmp_path)
     meter.sample([1])
     assert sum(meter.used.values()) == 0
+
+
+class Burning(Runtime):
+    """Takes so much CPU time, then fails if it is to."""
+
+    def __init__(self, seconds: float, *, fails: bool = False) -> None:
+        self._seconds, self._fails = seconds, fails
+
+    def infer(self, tensor: Tensor) -> Sequence[Tensor]:
+        burn(self._seconds)
+        time.sleep(0.05)  # a device works meanwhile: that is no CPU time
+        if self._fails:
+            raise ModelError("no")
+        return [tensor]
+
+
+def test_inference_is_measured_by_cpu_time_of_each_runtime_also_where_it_fails() -> None:
+    meter, tensor = cpu.InferMeter(), np.zeros(1)
+    good, bad = Burning(0.03), Burning(0.02, fails=True)
+    meter.watch(good)
+    meter.watch(bad)
+    assert good.infer(tensor)[0] is tensor
+    with pytest.raises(ModelError):
+        bad.infer(tensor)
+    assert 0.05 <= meter.seconds < 0.08
+
+
+def test_the_lanes_time_goes_to_the_stages_and_what_is_left_to_events() -> None:
+    found = cpu.by_stage(
+        {cpu.LANES: 10.0, cpu.INFER: 2.0, cpu.CAPTURE: 1.0}, 6.0, {cpu.PREPROCESS: 1.0, cpu.POSTPROCESS: 0.5, cpu.CAPTURE: 2.0}
+    )
+    assert found == {cpu.INFER: 8.0, cpu.PREPROCESS: 1.0, cpu.POSTPROCESS: 0.5, cpu.CAPTURE: 3.0, cpu.EVENTS: 0.5}
+
+
+@given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 100), st.floats(0, 100))
+def test_no_cpu_time_is_made_up_or_lost(lanes: float, infer: float, before: float, after: float) -> None:
+    found = cpu.by_stage({cpu.LANES: lanes, cpu.PUBLISH: 1.0}, infer, {cpu.PREPROCESS: before, cpu.POSTPROCESS: after})
+    assert cpu.LANES not in found
+    assert all(used >= 0 for used in found.values())
+    assert sum(found.values()) == pytest.approx(lanes + 1.0, abs=1e-6)

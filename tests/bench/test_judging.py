@@ -20,19 +20,24 @@ def camera(name: str = "front", **given: Any) -> CameraReport:
     """One of 30 fps, all of them served in 10 ms each."""
     parts = dict.fromkeys(PARTS, PAIR)
     usual: dict[str, Any] = {
-        "camera": name, "kind": "rtsp", "state": "online", "error": None, "live": True, "model": "m", "decoder": "h264",
+        "camera": name, "kind": "rtsp", "state": "online", "error": None, "live": True, "every": False, "model": "m", "decoder": "h264",
         "declared_fps": 30.0, "real_fps": 30.0, "served_fps": 30.0, "captured": 300,
         "served": 300, "skipped": {}, "dropped": {}, "in_flight": 0,
         "lost_upstream": 0, "total_ms": PAIR,
-        "parts_ms": parts, "service_ms": 10.0, "decode_mean_ms": 2.0, "asked_fps": None, "weight": 1.0,
+        "parts_ms": parts, "service_ms": 10.0, "decode_mean_ms": 2.0, "asked_fps": None, "asked_by": None, "weight": 1.0,
     }  # fmt: skip
     return CameraReport(**{**usual, **given})
 
 
 def report(*cameras: CameraReport, **given: Any) -> Report:
-    model = ModelReport("m", given.pop("lanes", 1), 1, given.pop("precision", "float32"), "onnx", tuple(c.camera for c in cameras))
-    broker = BrokerReport("mqtt://b", publishing=True, connected=True, error=None, delivered=300, dropped={}, queued=0)
-    usual = Report(10.0, 10.0, None, 4, {"model": 3.0, "capture and decode": 0.6}, 150.0, cameras, (model,), broker)
+    shares = given.pop("shares", {})
+    model = ModelReport(
+        "m", given.pop("lanes", 1), 1, given.pop("precision", "float32"), "onnx", tuple(c.camera for c in cameras),
+        share=min(shares.values(), default=1.0), shares=shares, cpu_budget=shares.get("cpu_budget"),
+    )  # fmt: skip
+    queue = {"accepted": 300, "delivered": 300, "dropped": {}, "queued": 0, "queued_before": 0, **given.pop("queue", {})}
+    broker = BrokerReport("mqtt://b", publishing=True, connected=True, error=None, **queue)
+    usual = Report(10.0, 10.0, None, 4, {"infer": 3.0, "capture and decode": 0.6}, 150.0, cameras, (model,), broker)
     return judged(replace(usual, **given))
 
 
@@ -51,13 +56,13 @@ def test_a_model_that_is_never_idle_is_the_limit_and_is_to_be_quantized_or_given
 
 
 def test_a_quantized_model_is_not_to_be_quantized_again_and_busy_cores_are_not_called_idle() -> None:
-    found = report(camera(served_fps=9.7, served=97, service_ms=100.0), precision="int8", cpu_s={"model": 38.0, "capture and decode": 1.0})
+    found = report(camera(served_fps=9.7, served=97, service_ms=100.0), precision="int8", cpu_s={"infer": 38.0, "capture and decode": 1.0})
     assert "quantize" not in found.advice[0]
     assert "lanes" not in found.advice[0]
 
 
 def test_decoding_that_takes_the_cpu_is_told_before_the_model() -> None:
-    found = report(camera(served_fps=9.7, served=97, service_ms=100.0), cpu_s={"model": 15.0, "capture and decode": 24.0})
+    found = report(camera(served_fps=9.7, served=97, service_ms=100.0), cpu_s={"infer": 15.0, "capture and decode": 24.0})
     assert found.cameras[0].limit == "CPU"
     assert any("62 % of the CPU" in line and "substream" in line for line in found.advice)
 
@@ -69,7 +74,7 @@ def test_a_camera_that_delivers_half_of_what_it_declares_is_told_of() -> None:
 
 
 def test_max_fps_is_the_limit_where_it_is_kept_to() -> None:
-    found = report(camera(asked_fps=5.0, served_fps=4.9, served=49, skipped={"max_fps": 251}))
+    found = report(camera(asked_fps=5.0, asked_by="max_fps", served_fps=4.9, served=49, skipped={"max_fps": 251}))
     assert (found.cameras[0].limit, found.cameras[0].possible_fps) == ("max_fps", 5.0)
 
 
@@ -91,9 +96,85 @@ def test_what_was_not_reached_is_told_first_and_has_no_ratio() -> None:
     assert found.advice[0].startswith("dead: not reached (connection refused)")
 
 
+def test_settings_that_hold_a_camera_are_its_limit_and_are_named() -> None:
+    lapse = camera(asked_fps=0.2, asked_by="interval_s", served_fps=0.2, served=2, skipped={"interval": 298})
+    found = report(lapse)
+    assert (found.cameras[0].limit, found.cameras[0].possible_fps) == ("interval_s", 0.2)
+    assert "one frame in 5 s by interval_s" in found.advice[0]
+
+
+def test_a_camera_before_which_nothing_moves_is_held_by_its_gate() -> None:
+    found = report(camera(served_fps=3.0, served=30, skipped={"no_motion": 270}))
+    assert (found.cameras[0].limit, found.cameras[0].possible_fps) == ("motion", 3.0)
+    assert "nothing moved in 90 % of its frames" in found.advice[0]
+
+
+def test_a_gate_that_lets_all_through_that_the_model_can_do_is_not_the_limit() -> None:
+    found = report(camera(served_fps=9.8, served=98, service_ms=100.0, skipped={"no_motion": 30, "model_busy": 172}))
+    assert found.cameras[0].limit == "model"
+
+
+def test_a_camera_of_which_no_frame_was_served_says_by_what() -> None:
+    nothing = {"served": 0, "served_fps": 0.0, "service_ms": None}
+    found = report(
+        camera("still", skipped={"no_motion": 300}, **nothing), camera("late", skipped={"stale": 290, "model_busy": 10}, **nothing)
+    )
+    assert [c.limit for c in found.cameras] == ["motion", "staleness_ms"]
+    assert any("290 of 300 frames were older than staleness_ms" in line for line in found.advice)
+    assert "the limit is the motion gate" in found.text()
+
+
+@pytest.mark.parametrize("cause", ["cpu_budget", "governor"])
+def test_a_model_that_must_rest_is_held_by_who_makes_it_rest(cause: str) -> None:
+    found = report(camera(served_fps=4.9, served=49, service_ms=100.0), shares={cause: 0.5, "other": 1.0}, governor_cause="temperature")
+    assert (found.cameras[0].limit, found.cameras[0].possible_fps, found.models[0].busy) == (cause, 5.0, 0.98)
+    assert {"cpu_budget": "cpu_budget = 0.5 in [model]", "governor": "50 % of the time: the chip is near"}[cause] in found.advice[0]
+    assert "98 % busy within the 50 % of the time" in found.text()
+
+
+def test_a_budget_that_is_not_used_up_holds_nobody() -> None:
+    found = report(camera(), shares={"cpu_budget": 0.5})
+    assert (found.cameras[0].limit, found.models[0].busy, found.advice) == ("camera", 0.6, ())
+
+
+@pytest.mark.parametrize("queue", [{"delivered": 100, "queued": 200}, {"delivered": 100, "queued": 0, "dropped": {"buffer_full": 200}}])
+def test_a_broker_that_takes_less_than_is_made_is_the_limit(queue: dict[str, Any]) -> None:
+    found = report(camera(), queue=queue)
+    assert found.cameras[0].limit == "broker"
+    assert "takes 10.0 events a second of 30.0" in found.advice[0]
+
+
+def test_events_on_their_way_are_no_broker_that_is_slow() -> None:
+    assert report(camera(), queue={"delivered": 295, "queued": 8, "queued_before": 3}).cameras[0].limit == "camera"
+    assert report(camera(), queue={"delivered": 300, "queued": 500, "queued_before": 500}).cameras[0].limit == "camera"
+
+
+def test_what_was_served_was_possible() -> None:
+    found = report(camera(served_fps=31.0, served=310, real_fps=30.0))
+    assert (found.cameras[0].possible_fps, found.cameras[0].ratio) == (31.0, 1.0)
+
+
+def test_a_source_that_waits_for_the_model_is_not_taken_for_a_slow_camera() -> None:
+    waits = camera(every=True, real_fps=9.8, served_fps=9.8, served=98, captured=98, service_ms=100.0)
+    found = report(waits)
+    assert (found.cameras[0].limit, found.cameras[0].possible_fps) == ("model", 10.0)
+    assert not any("declares" in line for line in found.advice)
+
+
+def test_a_file_that_had_ended_was_not_out_of_reach() -> None:
+    found = report(camera("short", state="ended", captured=0, served=0, served_fps=0.0, real_fps=0.0, service_ms=None))
+    assert (found.cameras[0].limit, found.advice[0]) == ("", "short had ended before measuring began: a longer file, or loop = true")
+
+
+def test_each_camera_and_model_is_told_with_the_other() -> None:
+    text = report(camera("a"), camera("b", model="m2")).text()
+    assert "a  rtsp, h264, model m;" in text
+    assert "b  rtsp, h264, model m2;" in text
+
+
 @pytest.mark.parametrize(
     ("changed", "word"),
-    [({"connected": False, "error": "refused"}, "not reached (refused)"), ({"dropped": {"buffer_full": 7}}, "7 events were dropped")],
+    [({"connected": False, "error": "refused"}, "not reached (refused)"), ({"dropped": {"buffer_full": 7}}, "7 were dropped")],
 )
 def test_a_broker_that_fails_is_told_of(changed: dict[str, Any], word: str) -> None:
     whole = report(camera())

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 FILE_DEPTH = 8
 """Frames of a file that may wait, so that neither decoder nor model stands still for the other's unevenness."""
+MOST_WAITING = 4
+"""Frames of a live camera that may wait at most, where the model is fast enough for all of them."""
 CAMERA_BACKOFF = BackoffPolicy(first_s=0.5, cap_s=4.0, stable_s=10.0)
 """With the cap and the time to open, frames resume within 5 s of a camera's return, however long it was away."""
 SELDOM_S = 30.0
@@ -72,6 +74,7 @@ class Capture:
         self.motion = _motion(camera.settings, self.every)
         """Its gate; None where it has none."""
         self.captured_rate = RateMeter()
+        self._may_burst = self.motion is None and self.slot.policy.interval_s is None
         self.status = CaptureStatus(isolation=_isolation(source))
         self._wake = wake
         self._on_change = on_change
@@ -129,16 +132,22 @@ class Capture:
         """The waiting frame, which is then in the caller's hands. Call with the wake lock held."""
         return self.slot.take(now)
 
-    def expect(self, at: float, now: float | None = None, *, cheaper_by: float = 0.0) -> None:
+    def expect(self, at: float, now: float | None = None, *, cheaper_by: float = 0.0, turn_s: float = 0.0) -> None:
         """The next frame will be taken at ``at``, no sooner: the source may spare itself all but the last one before that.
 
-        One that costs less to decode is waited for until ``cheaper_by``. Call with the wake lock held.
+        One that costs less to decode is waited for until ``cheaper_by``. ``turn_s``: usual seconds from one turn of this camera
+        to its next; where several fit into the time between two of its frames, as many that come in a burst may wait. Call
+        with the wake lock held.
         """
+        now = time.monotonic() if now is None else now
         if not self.every:
+            if turn_s and self._may_burst:
+                interval_s = self.captured_rate.interval_s(now) or 0.0
+                self.slot.make_room(max(1, min(MOST_WAITING, int(interval_s / turn_s))), interval_s)
             # In the longest of the usual intervals before, one almost surely comes.
             self._wanted_at = max(at, self.slot.due) - self._rhythm.usual_s
             self._cheaper_by = max(cheaper_by, self.slot.due) if cheaper_by else 0.0
-            self._hint(time.monotonic() if now is None else now)
+            self._hint(now)
 
     def served(self) -> None:
         """The frame that was taken has become an event."""

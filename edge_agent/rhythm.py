@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
+
+RECENT = 16
+"""Intervals that tell when the next frame comes: fewer than tell a stall, so that a camera whose rate changes is followed."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class Rhythm:
 
     @property
     def usual_s(self) -> float:
-        """Nine in ten of the last intervals are no longer; 0 before there is one."""
-        return sorted(self._intervals)[len(self._intervals) * 9 // 10] if self._intervals else 0.0
+        """Nine in ten of the last ``RECENT`` intervals are no longer; 0 before there is one."""
+        recent = sorted(islice(reversed(self._intervals), RECENT))
+        return recent[len(recent) * 9 // 10] if recent else 0.0
 
     @property
     def limit_s(self) -> float:

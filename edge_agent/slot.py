@@ -1,7 +1,8 @@
 """The slot: the first of the two places where a frame changes thread, and where every frame is accounted for.
 
-A live source's slot is latest-wins: a frame that is overtaken before the model is free is *skipped*. A file's slot is
-lossless and a few frames deep: the reader waits.
+A live source's slot is latest-wins: a frame that is overtaken before the model is free is *skipped*, unless the model is so
+much faster than the camera that both are served before the camera's next one is due (frames that come in a burst). A file's
+slot is lossless and a few frames deep: the reader waits.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Slot:
         """Nothing is handed out for now."""
         self.muted = False
         """Nothing is kept: what comes is skipped."""
+        self._room, self._patience_s = 1, 0.0
+        """Frames of a live source that may wait, and how long while there is a newer one."""
         self._wake, self._clock = wake, clock
         self._frames: deque[Frame] = deque()
         self._is_full = False
@@ -67,6 +70,17 @@ class Slot:
         stale_after = self.policy.staleness_s
         return self._frames[0].captured_at + stale_after if self._frames and stale_after is not None else float("inf")
 
+    def make_room(self, frames: int, patience_s: float) -> None:
+        """Let so many frames of a live source wait for that long, as the model is fast enough for all of them. Lock held."""
+        self._room, self._patience_s = frames, patience_s
+        self._skip_beyond(frames)
+
+    def _skip_beyond(self, frames: int) -> None:
+        if not self.policy.every:
+            while len(self._frames) > frames:
+                self._frames.popleft()
+                self.counts.skipped["model_busy"] += 1
+
     def _skip_stale(self, oldest: float) -> None:
         while self._frames and self._frames[0].captured_at < oldest:
             self._frames.popleft()
@@ -77,6 +91,8 @@ class Slot:
         """The frame that waits longest. Lock held."""
         if self.hidden or not self._frames:
             return None
+        while len(self._frames) > 1 and not self.policy.every and now - self._frames[0].captured_at > self._patience_s:
+            self._skip_beyond(len(self._frames) - 1)
         frame = self._frames.popleft()
         self._resting = False
         interval = self.policy.interval_s
@@ -108,8 +124,9 @@ class Slot:
         if self.muted:
             self.counts.skipped["muted"] += 1
             return
-        if not self.policy.every and self._frames:
-            self._skip_waiting(self._pace() if self.due > self._clock() else "model_busy")
+        if not self.policy.every and self._frames and self.due > self._clock():
+            self._skip_waiting(self._pace())
+        self._skip_beyond(self._room - 1)
         self._frames.append(frame)
         self._wake.notify_all()
 

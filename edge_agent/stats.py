@@ -129,12 +129,22 @@ class RateMeter:
         with self._lock:
             self._times.append(now)
 
+    def interval_s(self, now: float, least_span_s: float = 1.0) -> float | None:
+        """The mean time between the events of the last span; None before they tell as much, over ``least_span_s``."""
+        with self._lock:
+            times = self._forget(now)
+            span = times[-1] - times[0] if len(times) > 3 else 0.0
+            return span / (len(times) - 1) if span >= least_span_s else None
+
+    def _forget(self, now: float) -> deque[float]:
+        while self._times and now - self._times[0] > self._span_s:
+            self._times.popleft()
+        return self._times
+
     def rate(self, now: float) -> float:
         """Events per second in the last span before ``now``; 0 when there were fewer than two."""
         with self._lock:
-            times = self._times
-            while times and now - times[0] > self._span_s:
-                times.popleft()
+            times = self._forget(now)
             if len(times) < 2:
                 return 0.0
             # Once events stop, the time since the last one counts too, so that the rate falls instead of freezing.

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.capture import Capture
+from edge_agent.capture import MOST_WAITING, Capture
 from edge_agent.frame import Frame
 from edge_agent.image import BgrImage
 from edge_agent.scheduler import RECENT, Job, Scheduler
@@ -107,6 +107,7 @@ class World:
     def _arrive(self, index: int) -> None:
         capture, outcome = self.captures[index], self.outcomes[index]
         with self._wake:
+            capture.captured_rate.tick(self.now)
             if outcome.arrived:
                 capture._rhythm.note(self.now - outcome.arrived[-1])
             if self.feeds[index].obeys and self.now < capture.source.wanted_at:  # type: ignore[attr-defined]
@@ -168,7 +169,7 @@ def test_one_camera_is_served_as_often_as_its_arrivals_and_the_model_allow(fps: 
     assert len(outcome.taken) >= best_possible(outcome.arrived, service_s, START + seconds) - 1
     for job in outcome.taken:
         newest = max(arrival for arrival in outcome.arrived if arrival <= job.taken_at)
-        assert job.frame.captured_at == newest, "the freshest there was"
+        assert job.frame.captured_at == newest or job.taken_at - job.frame.captured_at <= 1.1 / fps, "the freshest, or as good as that"
 
 
 @settings(max_examples=300, deadline=None)
@@ -213,6 +214,23 @@ def test_of_a_steady_camera_hardly_a_frame_is_decoded_that_is_not_served(interva
 bursts = st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 8)), min_size=1, max_size=20)
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.integers(2, 4), st.floats(0.02, 1.0), st.floats(0.05, 0.9))
+def test_frames_that_come_together_are_all_served_where_the_model_has_the_time(count: int, pause_s: float, share: float) -> None:
+    """``share``: of a frame's mean interval, that the model needs for it."""
+    arrivals = (START + pause_s * burst + 0.001 * pause_s * number for burst in itertools.count() for number in range(count))
+    service_s = share * pause_s / count
+    begin = START + max(1.2, 5 * pause_s)  # by when the camera's rate is known
+    (outcome,) = World([Feed(arrivals, lambda _: service_s)]).run(begin - START + 40 * pause_s)
+    settled = len([arrival for arrival in outcome.arrived if arrival > begin])
+    served = len([job for job in outcome.taken if job.taken_at > begin])
+    fits = min(count, max(1, int(1 / (share * 1.05))) + 1)  # one is with the model
+    assert served >= settled * min(1.0, fits / count) * 0.97 - 3
+    ages = [job.taken_at - job.frame.captured_at for job in outcome.taken]
+    assert max(ages) <= pause_s / count * 1.1 + service_s
+    assert [job.frame.frame_id for job in outcome.taken] == sorted(job.frame.frame_id for job in outcome.taken)
+
+
 @settings(max_examples=300, deadline=None)
 @given(bursts, st.lists(st.floats(0.001, 0.5), min_size=1, max_size=10), st.integers(1, 4))
 def test_every_frame_is_accounted_for_whatever_comes_when(pauses: list[tuple[float, int]], services: list[float], lanes: int) -> None:
@@ -228,7 +246,7 @@ def test_every_frame_is_accounted_for_whatever_comes_when(pauses: list[tuple[flo
     for capture, outcome in zip(world.captures, outcomes, strict=True):
         counts = capture.snapshot()
         assert counts.captured == len(outcome.arrived) == counts.served + counts.skipped.sum + counts.dropped.sum + counts.in_flight
-        assert 0 <= counts.in_flight <= lanes + 1
+        assert 0 <= counts.in_flight <= lanes + MOST_WAITING
         assert [job.ticket for job in outcome.taken] == list(range(len(outcome.taken)))
         ages = [job.taken_at - job.frame.captured_at for job in outcome.taken]
         assert min(ages, default=0.0) >= 0

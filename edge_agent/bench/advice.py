@@ -10,6 +10,7 @@ _FALSE_RATE = 0.85
 _DECODES_MUCH = 0.4
 _SLOW_BROKER_MS = 1000.0
 _IDLE_CORES = 0.8
+_OTHERS_MUCH = 0.2
 _GOVERNED = {
     "temperature": "the chip is near the point where it slows itself down: cool it better",
     "throttled": "the chip was slowing itself down: cool it better",
@@ -26,6 +27,10 @@ def advice(report: Report) -> list[str]:
     lines += _of_broker(report)
     for model in report.models:
         lines += _of_model(model, report)
+    if report.others_share >= _OTHERS_MUCH:
+        lines.append(
+            f"other programs used {100 * report.others_share:.0f} % of all cores meanwhile: without them there is more for this one"
+        )
     used = sum(report.cpu_s.values())
     decoding = report.cpu_s.get(cpu.CAPTURE, 0.0) / used if used else 0.0
     if decoding >= _DECODES_MUCH and report.cpu_share >= 0.5:
@@ -46,7 +51,7 @@ def _not_reached(camera: CameraReport) -> str:
 def _of_model(model: ModelReport, report: Report) -> list[str]:
     limits = {camera.camera: camera.limit for camera in report.cameras if camera.camera in model.cameras}
     used = [camera for camera in report.cameras if camera.camera in limits and camera.served]
-    idle = report.cores * (1 - report.cpu_share)
+    idle = report.idle_cores
     lines = []
     if "governor" in limits.values():
         lines.append(
@@ -83,6 +88,8 @@ def _of_camera(camera: CameraReport) -> list[str]:
             f"{camera.camera} declares {camera.declared_fps:g} fps and delivers {camera.real_fps:.1f}: a long exposure in the dark, "
             "a limit of USB or network, or a setting of the camera"
         )
+    if camera.gate is False:
+        lines.append(f"{camera.camera}: its motion gate is off, as each of its frames is served: set enabled = true in [cameras.motion]")
     if camera.lost_upstream:
         lines.append(f"{camera.camera}: {camera.lost_upstream} frames never arrived: look at the network (RTSP over TCP) or the USB bus")
     if camera.dropped.get("unreadable"):

@@ -115,7 +115,7 @@ def _stage(camera: CameraReport, model: ModelReport, report: Report) -> str:
         return model.held_by or _model_or_cpu(report)
     if camera.skipped.get("stale", 0) >= _STALE * camera.captured:
         return "staleness_ms"
-    return "CPU" if report.cpu_share >= _AT_LIMIT else "unclear"
+    return "CPU" if report.cpu_share + report.others_share >= _AT_LIMIT else "unclear"
 
 
 def _hidden(camera: CameraReport) -> str:
@@ -127,5 +127,5 @@ def _hidden(camera: CameraReport) -> str:
 
 def _model_or_cpu(report: Report) -> str:
     """Inference that has less than half of a CPU that is used up waits for the rest of it."""
-    models = sum(report.cpu_s.get(name, 0.0) for name in cpu.MODEL)
-    return "CPU" if report.cpu_share >= _AT_LIMIT and models < sum(report.cpu_s.values()) / 2 else "model"
+    models, used = sum(report.cpu_s.get(name, 0.0) for name in cpu.MODEL), sum(report.cpu_s.values()) + report.others_s
+    return "CPU" if report.cpu_share + report.others_share >= _AT_LIMIT and models < used / 2 else "model"

@@ -5,26 +5,29 @@ Both are drawn from one list of shapes, so that they show the same.
 
 from __future__ import annotations
 
+import contextlib
 import html
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from edge_agent.bench import cpu
-from edge_agent.bench.report import LIMITS, PARTS, CameraReport, Report
+from edge_agent.bench.report import LIMITS, PARTS, STATES, CameraReport, Report, rate
 from edge_agent.errors import StateError
 
 SUFFIXES = (".png", ".html", ".htm")
-WIDTH = 1000
-_LEFT, _BAR, _HEIGHT, _GAP = 40, 920, 26, 4
+WIDTH, NARROW = 1000, 400
+"""On a desk, and on a phone."""
+_HEIGHT = 26
 _INK, _FAINT, _PAPER, _CARD, _EMPTY = "#1f2933", "#616e7c", "#f5f7fa", "#ffffff", "#e4e7eb"
 _PART_COLOURS = dict(zip(PARTS, ("#cbd2d9", "#2bb0ed", "#8eedc7", "#f0b429", "#9446ed", "#ef8e58"), strict=True))
 _SERVED, _FLIGHT = "#27ab83", "#9fb3c8"
 _SKIPS = ("#bcccdc", "#d9e2ec", "#829ab1", "#627d98")
 _DROPS = ("#e12d39", "#ba2525", "#ef4e4e")
 _CPU_COLOURS = {
-    cpu.CAPTURE: "#2bb0ed", cpu.PREPROCESS: "#8eedc7", cpu.INFER: "#f0b429", cpu.POSTPROCESS: "#9446ed", cpu.EVENTS: "#65d6ad",
+    cpu.CAPTURE: "#2bb0ed", cpu.PREPROCESS: "#8eedc7", cpu.INFER: "#f0b429", cpu.POSTPROCESS: "#9446ed", cpu.EVENTS: "#486581",
     cpu.PUBLISH: "#ef8e58", cpu.HEALTH: "#fadb5f", cpu.OTHER: "#cbd2d9",
 }  # fmt: skip
 _SCALE = 2
@@ -60,33 +63,90 @@ Shape = Box | Text
 
 def save(report: Report, file: Path) -> None:
     """Write the picture. Raises StateError."""
-    shapes, height = drawing(report)
     try:
         if file.suffix.lower() == ".png":
-            file.write_bytes(as_png(shapes, height))
+            file.write_bytes(as_png(*drawing(report)))
         else:
-            file.write_text(as_html(shapes, height, report), encoding="utf-8")
+            file.write_text(as_html(report), encoding="utf-8")
     except OSError as error:
         raise StateError(f"the picture {file} cannot be written: {error.strerror}") from None
 
 
-def drawing(report: Report) -> tuple[list[Shape], int]:
+def drawing(report: Report, width: int = WIDTH) -> tuple[list[Shape], int]:
     """The shapes, and the height of the whole."""
-    shapes: list[Shape] = [
-        Text(_LEFT, 44, "Where each millisecond and each frame went", 22),
-        Text(_LEFT, 66, f"{report.seconds:.0f} s, {report.cores} cores, {100 * report.cpu_share:.0f} % of the CPU", 13, _FAINT),
-    ]
-    y = 84.0
+    page = _Page(width)
+    page.y = 18.0
+    page.say("Where each millisecond and each frame went", 22 if width >= WIDTH else 17)
+    page.say(f"{report.seconds:.0f} s, {report.cores} cores, {report.used()}", 13, _FAINT)
+    page.y += 14
     longest = max((_sum(camera) for camera in report.cameras), default=0.0)
     for camera in report.cameras:
-        shapes += _camera(camera, y, longest)
-        y += _height(camera) + 12
-    shapes += _cpu(report, y)
-    return shapes, int(y + 104)
+        with page.card():
+            _camera(page, camera, longest)
+    parts = sorted(report.cpu_ms_per_frame().items(), key=lambda item: -item[1])
+    if parts:
+        whole = sum(value for _, value in parts)
+        with page.card():
+            page.bar(parts, _CPU_COLOURS, whole, f"CPU for each served frame, {whole:.1f} ms", " ms")
+    return page.shapes, int(page.y + 8)
 
 
-def _height(camera: CameraReport) -> int:
-    return 180 if camera.served else 84
+class _Page:
+    """Filled from top to bottom. ``y``: how far it has come."""
+
+    def __init__(self, width: int) -> None:
+        self.shapes: list[Shape] = []
+        self.y = 0.0
+        self._width, self._margin = width, 24 if width >= WIDTH else 8
+        self._left = self._margin + 16
+        self._within = width - 2 * self._left
+
+    @contextlib.contextmanager
+    def card(self) -> Iterator[None]:
+        """What is drawn within lies on it."""
+        first, top = len(self.shapes), self.y
+        self.y += 6
+        yield
+        self.y += 14
+        self.shapes.insert(first, Box(self._margin, top, self._width - 2 * self._margin, self.y - top, _CARD))
+        self.y += 12
+
+    def say(self, text: str, size: int = 13, colour: str = _INK) -> None:
+        """In as many lines as it takes."""
+        for line in textwrap.wrap(text, max(1, int(self._within / (0.58 * size)))):
+            self.y += 1.5 * size
+            self.shapes.append(Text(self._left, self.y, line, size, colour))
+
+    def head(self, name: str, told: str) -> None:
+        """A name, and what is told at its right, or below where there is no room."""
+        self.say(name, 16)
+        if 9.6 * len(name) + 7.5 * len(told) < self._within:
+            self.shapes.append(Text(self._width - self._left, self.y, told, 13, _FAINT, "end"))
+        else:
+            self.say(told, 13, _FAINT)
+
+    def bar(self, parts: list[tuple[str, float]], colours: Mapping[str, str], full: float, title: str, unit: str) -> None:
+        """A bar of parts and below it what they are. ``full``: the value that is as long as the picture is wide."""
+        self.y += 6
+        self.say(title, 12, _FAINT)
+        self.y += 7
+        top, x = self.y, float(self._left)
+        self.shapes.append(Box(x, top, self._within, _HEIGHT, _EMPTY))
+        self.y += _HEIGHT + 16
+        legend = x
+        for name, value in parts:
+            if value <= 0 or full <= 0:
+                continue
+            label, colour = f"{name} {value:.1f}{unit}" if unit else f"{name} {value:g}", colours[name]
+            width = min(self._within * value / full, self._left + self._within - x)
+            self.shapes.append(Box(x, top, width, _HEIGHT, colour, label))
+            x += width
+            taken = 14 + 7.2 * len(label)
+            if legend > self._left and legend + taken > self._left + self._within:
+                legend = float(self._left)
+                self.y += 19
+            self.shapes += [Box(legend, self.y - 9, 9, 9, colour), Text(legend + 14, self.y, label, 12, _FAINT)]
+            legend += taken + 14
 
 
 def _sum(camera: CameraReport) -> float:
@@ -97,22 +157,19 @@ def _typical(camera: CameraReport) -> list[tuple[str, float]]:
     return [(name, found["p50"]) for name in PARTS if (found := camera.parts_ms.get(name))]
 
 
-def _camera(camera: CameraReport, y: float, longest: float) -> Iterator[Shape]:
-    yield Box(_LEFT - 16, y, WIDTH - 2 * _LEFT + 32, _height(camera), _CARD)
-    yield Text(_LEFT, y + 24, _short(camera.camera, 40), 16)
+def _camera(page: _Page, camera: CameraReport, longest: float) -> None:
     ratio = f", {100 * camera.ratio:.0f} % of what is possible" if camera.ratio is not None else ""
-    told = (
-        f"{camera.served_fps:.1f} fps served{ratio}; limit: {LIMITS[camera.limit]}" if camera.captured else f"{camera.state}: nothing came"
-    )
-    yield Text(WIDTH - _LEFT, y + 24, told, 13, _FAINT, "end")
-    if not camera.served:
-        yield Text(_LEFT, y + 60, _short(camera.error or "", 120), 13, _DROPS[0])
-        return
-    parts = _typical(camera)
-    yield from _bar(parts, _PART_COLOURS, (y + 56, longest), f"a frame, {_sum(camera):.1f} ms (p50 of each part)", " ms")
-    frames = _frames(camera)
-    shown = f"{camera.captured} frames captured" + (f", {camera.lost_upstream} more never arrived" if camera.lost_upstream else "")
-    yield from _bar([(name, count) for name, count, _ in frames], {n: c for n, _, c in frames}, (y + 128, camera.captured), shown, "")
+    served = f"{rate(camera.served_fps)} fps served{ratio}; limit: {LIMITS.get(camera.limit, '')}"
+    page.head(textwrap.shorten(camera.camera, 40, placeholder="..."), served if camera.captured else STATES.get(camera.state, camera.state))
+    page.say(f"{camera.kind}, model {camera.model}", 12, _FAINT)
+    if camera.error:
+        page.say(textwrap.shorten(camera.error, 300, placeholder="..."), 13, _DROPS[0])
+    if camera.served:
+        page.bar(_typical(camera), _PART_COLOURS, longest, f"a frame, {_sum(camera):.1f} ms (p50 of each part)", " ms")
+    if camera.captured:
+        frames = _frames(camera)
+        shown = f"{camera.captured} frames captured" + (f", {camera.lost_upstream} more never arrived" if camera.lost_upstream else "")
+        page.bar([(name, count) for name, count, _ in frames], {n: c for n, _, c in frames}, camera.captured, shown, "")
 
 
 def _frames(camera: CameraReport) -> list[tuple[str, float, str]]:
@@ -122,49 +179,32 @@ def _frames(camera: CameraReport) -> list[tuple[str, float, str]]:
     return [*found, ("in flight", camera.in_flight, _FLIGHT)]
 
 
-def _cpu(report: Report, y: float) -> Iterator[Shape]:
-    parts = sorted(report.cpu_ms_per_frame().items(), key=lambda item: -item[1])
-    if parts:
-        yield Box(_LEFT - 16, y, WIDTH - 2 * _LEFT + 32, 90, _CARD)
-        whole = sum(value for _, value in parts)
-        yield from _bar(parts, _CPU_COLOURS, (y + 32, whole), f"CPU for each served frame, {whole:.1f} ms", " ms")
-
-
-def _bar(parts: list[tuple[str, float]], colours: Mapping[str, str], place: tuple[float, float], title: str, unit: str) -> Iterator[Shape]:
-    """A bar of parts and below it what they are. ``place``: its top, and the value that is as long as the picture is wide."""
-    top, full = place
-    yield Text(_LEFT, top - 7, title, 12, _FAINT)
-    yield Box(_LEFT, top, _BAR, _HEIGHT, _EMPTY)
-    x, legend = float(_LEFT), float(_LEFT)
-    for name, value in parts:
-        if value <= 0 or full <= 0:
-            continue
-        width = min(_BAR * value / full, _LEFT + _BAR - x)
-        label = f"{name} {value:.1f}{unit}" if unit else f"{name} {value:g}"
-        yield Box(x, top, width, _HEIGHT, colours.get(name, _EMPTY), label)
-        x += width
-        if legend + 8 * len(label) < _LEFT + _BAR:
-            yield Box(legend, top + _HEIGHT + _GAP + 3, 9, 9, colours.get(name, _EMPTY))
-            yield Text(legend + 14, top + _HEIGHT + _GAP + 12, label, 12, _FAINT)
-            legend += 14 + 7.2 * len(label) + 14
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def as_html(shapes: list[Shape], height: int, report: Report) -> str:
-    """One page, with the report as text below the picture. What comes from outside is escaped."""
-    drawn = "\n".join(_svg(shape) for shape in shapes)
+def as_html(report: Report) -> str:
+    """One page, for a desk and for a phone, with the report as text below the picture. What comes from outside is escaped."""
+    drawn = "\n".join(_drawn(report, width, name) for width, name in ((WIDTH, "wide"), (NARROW, "narrow")))
+    lines = "".join(f"<span>{html.escape(line) or '&nbsp;'}</span>" for line in report.text().splitlines())
     return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>edge-agent bench</title>
-<style>body{{background:{_PAPER};color:{_INK};font-family:system-ui,sans-serif;margin:0 auto;max-width:{WIDTH}px}}
-svg{{width:100%;height:auto}}
-pre{{background:{_CARD};padding:16px 40px;margin:0 24px 40px;white-space:pre-wrap;font-size:13px}}</style></head>
-<body><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" font-family="system-ui, sans-serif">
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>edge-agent bench</title>
+<style>
+body{{background:{_PAPER};color:{_INK};font-family:system-ui,sans-serif;margin:0 auto;max-width:{WIDTH}px}}
+svg{{width:100%;height:auto;display:block}}
+pre{{background:{_CARD};padding:12px 16px;margin:0 2.4% 32px;font-size:13px;line-height:1.45}}
+pre span{{display:block;white-space:pre-wrap;overflow-wrap:anywhere;padding-left:11ch;text-indent:-11ch}}
+.narrow{{display:none}}
+@media (max-width:640px){{.wide{{display:none}}.narrow{{display:block}}pre{{font-size:11px}}pre span{{padding-left:4ch;text-indent:-4ch}}}}
+</style></head>
+<body>
 {drawn}
-</svg><pre>{html.escape(report.text())}</pre></body></html>
+<pre>{lines}</pre></body></html>
 """
+
+
+def _drawn(report: Report, width: int, name: str) -> str:
+    shapes, height = drawing(report, width)
+    inside = "\n".join(_svg(shape) for shape in shapes)
+    head = f'class="{name}" viewBox="0 0 {width} {height}" role="img" aria-label="the stages; as text below"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {head} font-family="system-ui, sans-serif">\n{inside}\n</svg>'
 
 
 def _svg(shape: Shape) -> str:

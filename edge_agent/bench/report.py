@@ -12,7 +12,7 @@ LIMITS = {
     "governor": "the governor", "broker": "the broker", "unclear": "not clear",
 }  # fmt: skip
 """What may keep a camera from more, as it is said."""
-NEARLY_ALL = 0.99
+NEARLY_ALL, NOTABLE = 0.99, 0.05
 PARTS = ("wait", "decode", "preprocess", "infer", "postprocess", "publish")
 Milliseconds = Mapping[str, float] | None
 """p50 and p95; None where nothing was measured."""
@@ -28,6 +28,8 @@ class CameraReport:
     error: str | None
     live: bool
     """False: read as fast as its frames are served."""
+    gate: bool | None
+    """Whether its motion gate is at work; None: it has none."""
     every: bool
     """Each frame is served, and the source waits for the model."""
     model: str
@@ -118,6 +120,8 @@ class Report:
     cores: int
     cpu_s: Mapping[str, float]
     """By purpose."""
+    others_s: float
+    """CPU seconds that everything else on these cores used; 0 where the machine does not tell."""
     rss_mb: float
     cameras: tuple[CameraReport, ...]
     models: tuple[ModelReport, ...]
@@ -136,6 +140,21 @@ class Report:
         """Of all cores."""
         return sum(self.cpu_s.values()) / max(self.seconds * self.cores, 1e-9)
 
+    @property
+    def others_share(self) -> float:
+        """Of all cores, what everything else used."""
+        return self.others_s / max(self.seconds * self.cores, 1e-9)
+
+    @property
+    def idle_cores(self) -> float:
+        """What nobody used."""
+        return max(0.0, self.cores * (1 - self.cpu_share - self.others_share))
+
+    def used(self) -> str:
+        """Of the CPU, in words."""
+        others = f", and other programs {100 * self.others_share:.0f} %" if self.others_share >= NOTABLE else ""
+        return f"{100 * self.cpu_share:.0f} % of all cores{others}"
+
     def cpu_ms_per_frame(self) -> dict[str, float]:
         """Milliseconds of the CPU for each served frame, by purpose."""
         return {name: round(1e3 * used / self.served, 3) for name, used in self.cpu_s.items()} if self.served else {}
@@ -150,6 +169,7 @@ class Report:
             **found,
             "served_total": self.served,
             "cpu_share": round(self.cpu_share, 3),
+            "others_share": round(self.others_share, 3),
             "cpu_ms_per_served_frame": self.cpu_ms_per_frame(),
         }
 
@@ -170,16 +190,16 @@ class Report:
         parts = sorted(self.cpu_ms_per_frame().items(), key=lambda item: -item[1])
         whole = sum(value for _, value in parts)
         shown = ", ".join(f"{name} {value:.2f}" for name, value in parts if value >= 0.005)
-        return [f"CPU      {100 * self.cpu_share:.0f} % of all cores; {whole:.2f} ms for each served frame: {shown}", _ESTIMATE]
+        return [f"CPU      {self.used()}; {whole:.2f} ms for each served frame: {shown}", _ESTIMATE]
 
 
 _ESTIMATE = "         infer is measured; preprocess, postprocess and events are an estimate, by the time that they took"
-_STATES = {"backoff": "not reached, tried again and again", "connecting": "not reached yet", "ended": "ended before measuring began"}
+STATES = {"backoff": "not reached, tried again and again", "connecting": "not reached yet", "ended": "ended before measuring began"}
 
 
 def _camera_lines(camera: CameraReport) -> list[str]:
     if not camera.captured:
-        lines = [f"{camera.camera}  {camera.kind}, model {camera.model}; {_STATES.get(camera.state, camera.state)}"]
+        lines = [f"{camera.camera}  {camera.kind}, model {camera.model}; {STATES.get(camera.state, camera.state)}"]
         return [*lines, f"  error    {camera.error}"] if camera.error else lines
     declared = f"declares {camera.declared_fps:g} fps" if camera.declared_fps else "declares no rate"
     real = f"delivers {camera.real_fps:.1f}" if camera.live else "read as fast as it is served"
@@ -190,12 +210,17 @@ def _camera_lines(camera: CameraReport) -> list[str]:
     skipped, dropped = _reasons("skipped", camera.skipped), _reasons("dropped", camera.dropped)
     flight = f" + {camera.in_flight} in flight"
     lines.append(f"  frames   {camera.captured} captured = {camera.served} served + {skipped} + {dropped}{flight}; {_lost(camera)}")
-    possible = "" if camera.ratio is None else f" of {camera.possible_fps:.1f} that were possible: {100 * camera.ratio:.0f} %"
-    lines.append(f"  rate     {camera.served_fps:.1f} fps served{possible}; the limit is {LIMITS[camera.limit]}")
+    possible = "" if camera.ratio is None else f" of {rate(camera.possible_fps or 0)} that were possible: {100 * camera.ratio:.0f} %"
+    lines.append(f"  rate     {rate(camera.served_fps)} fps served{possible}; the limit is {LIMITS[camera.limit]}")
     if camera.served:
         parts = " | ".join(f"{name} {_pair(camera.parts_ms.get(name))}" for name in PARTS)
         lines.append(f"  ms       {parts} (p50/p95); capture to hand-over {_pair(camera.total_ms)}")
     return lines
+
+
+def rate(fps: float) -> str:
+    """Frames per second, also of one in a minute."""
+    return f"{fps:.1f}" if fps >= 1 or fps == 0 else f"{fps:.2g}"
 
 
 def _reasons(word: str, counts: Mapping[str, int]) -> str:

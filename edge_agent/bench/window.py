@@ -76,6 +76,8 @@ class Measured:
     after: Moment
     times: Mapping[str, Times]
     cpu_s: Mapping[str, float]
+    others_s: float
+    """CPU time of everything else on the machine."""
     share: Sequence[float]
     """Of each model, in the pipeline's order: what of the time its lanes might infer, on the average."""
     shares: Sequence[Mapping[str, float]]
@@ -95,7 +97,7 @@ class Window:
         for flow in line.pipeline.flows.values():
             _forget(flow)
         line.publisher.forget_delays(math.inf)
-        self._meter = cpu.CpuMeter()
+        self._meter, self._machine_s = cpu.CpuMeter(), cpu.machine_time()
         self._looks, self._share = 0, [0.0] * len(line.pipeline.crews)
         self._missing: list[Counter[str]] = [Counter() for _ in line.pipeline.crews]
         """By cause, how much of the share was missing: what one that was not there takes is nothing."""
@@ -120,6 +122,7 @@ class Window:
             after=after,
             times={name: _times(flow, line.publisher.acknowledged_ms(name)) for name, flow in flows.items()},
             cpu_s=cpu.by_stage(self._meter.used, after.infer_s - self.before.infer_s, _walls_s(list(flows.values()))),
+            others_s=max(0.0, cpu.machine_time() - self._machine_s - sum(self._meter.used.values())),
             share=[total / self._looks for total in self._share],
             shares=[{cause: 1.0 - total / self._looks for cause, total in missing.items()} for missing in self._missing],
         )

@@ -81,6 +81,18 @@ def test_without_the_schedulers_account_ticks_are_taken(tmp_path: Path) -> None:
     assert cpu.thread_times(tmp_path)[77][1] == 1.5
 
 
+def test_what_the_whole_machine_used_is_that_of_the_cores_that_are_ours(tmp_path: Path) -> None:
+    mine = min(os.sched_getaffinity(0))
+    (tmp_path / "proc").mkdir()
+    rows = ["cpu 9 9 9 9 9 9 9 9", f"cpu{mine} 100 10 20 5000 70 1 2 3 50 50", "cpu4096 9 9 9 9 9 9 9 9", "intr 7"]
+    (tmp_path / "proc/stat").write_text("\n".join(rows))
+    assert cpu.machine_time(tmp_path) == pytest.approx(136 / os.sysconf("SC_CLK_TCK"))
+    assert cpu.machine_time(tmp_path / "none") == 0.0
+    before = cpu.machine_time()
+    burn(0.2)
+    assert cpu.machine_time() - before >= 0.15
+
+
 def test_a_machine_without_proc_tells_nothing(tmp_path: Path) -> None:
     meter = cpu.CpuMeter(tmp_path)
     meter.sample([1])

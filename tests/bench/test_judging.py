@@ -20,7 +20,8 @@ def camera(name: str = "front", **given: Any) -> CameraReport:
     """One of 30 fps, all of them served in 10 ms each."""
     parts = dict.fromkeys(PARTS, PAIR)
     usual: dict[str, Any] = {
-        "camera": name, "kind": "rtsp", "state": "online", "error": None, "live": True, "every": False, "model": "m", "decoder": "h264",
+        "camera": name, "kind": "rtsp", "state": "online", "error": None, "live": True, "gate": None, "every": False,
+        "model": "m", "decoder": "h264",
         "declared_fps": 30.0, "real_fps": 30.0, "served_fps": 30.0, "captured": 300,
         "served": 300, "skipped": {}, "dropped": {}, "in_flight": 0,
         "lost_upstream": 0, "total_ms": PAIR,
@@ -37,7 +38,7 @@ def report(*cameras: CameraReport, **given: Any) -> Report:
     )  # fmt: skip
     queue = {"accepted": 300, "delivered": 300, "dropped": {}, "queued": 0, "queued_before": 0, **given.pop("queue", {})}
     broker = BrokerReport("mqtt://b", publishing=True, connected=True, error=None, **queue)
-    usual = Report(10.0, 10.0, None, 4, {"infer": 3.0, "capture and decode": 0.6}, 150.0, cameras, (model,), broker)
+    usual = Report(10.0, 10.0, None, 4, {"infer": 3.0, "capture and decode": 0.6}, 0.0, 150.0, cameras, (model,), broker)
     return judged(replace(usual, **given))
 
 
@@ -159,6 +160,24 @@ def test_a_source_that_waits_for_the_model_is_not_taken_for_a_slow_camera() -> N
     found = report(waits)
     assert (found.cameras[0].limit, found.cameras[0].possible_fps) == ("model", 10.0)
     assert not any("declares" in line for line in found.advice)
+
+
+def test_cores_that_others_use_are_not_called_idle_and_are_told() -> None:
+    found = report(camera(served_fps=9.7, served=97, service_ms=100.0), others_s=35.0)
+    assert found.cameras[0].limit == "CPU"
+    assert not any("idle" in line for line in found.advice)
+    assert any("other programs used 88 % of all cores" in line for line in found.advice)
+    assert "9 % of all cores, and other programs 88 %" in found.text()
+
+
+def test_a_gate_that_does_nothing_is_told() -> None:
+    assert any("motion gate is off" in line for line in report(camera(gate=False, every=True)).advice)
+    assert report(camera(gate=True)).advice == ()
+
+
+def test_one_frame_in_a_minute_is_a_rate_too() -> None:
+    text = report(camera(asked_fps=1 / 60, asked_by="interval_s", served_fps=0.017, served=1)).text()
+    assert "0.017 fps served of 0.017 that were possible: 100 %" in text
 
 
 def test_a_file_that_had_ended_was_not_out_of_reach() -> None:

@@ -188,12 +188,17 @@ class Scheduler:
 
     def _pick_together(self, most: int, now: float) -> list[Job]:
         jobs: list[Job] = []
+        starts: list[float] = []
         while len(jobs) < most and (job := self._pick(now)) is not None:
             jobs.append(job)
+            starts.append(self._now)
+        if len(jobs) > 1 and any(self._waits(capture, now) for capture in self._captures):
+            # The first tells the present: a camera that but fills it up is ahead of those that have no second frame to take its place.
+            self._now = starts[0]
         return jobs
 
     def _pick(self, now: float) -> Job | None:
-        ready = [c for c in self._captures if (due := c.ready_at(now)) is not None and due <= now]
+        ready = [c for c in self._captures if self._waits(c, now)]
         if not ready:
             return None
         capture = min(ready, key=self._place)
@@ -205,6 +210,10 @@ class Scheduler:
         ticket = mine.tickets
         mine.tickets += 1
         return Job(capture, frame, ticket, now)
+
+    @staticmethod
+    def _waits(capture: Capture, now: float) -> bool:
+        return (due := capture.ready_at(now)) is not None and due <= now
 
     def _place(self, capture: Capture) -> tuple[float, float]:
         return max(self._cameras[capture.camera.id].virtual, self._now), capture.deadline()

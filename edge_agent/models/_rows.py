@@ -11,14 +11,11 @@ from edge_agent.image import BgrImage
 from edge_agent.models._preprocess import Preprocessor
 from edge_agent.runtimes.base import GraphSpec, Runtime, Tensor
 
-_CLOSE = 0.99
-"""Of the numbers of a row, so many must be those of the picture alone: of boxes that are as likely as each other the order may change."""
-_TOLERANCE = 0.02
-"""Of each number: other kernels round otherwise."""
-_FLOOR = 1e-4
-"""Of the largest number: what is near nothing need not be near by its own measure."""
-_STEPS = 2
-"""By so many steps quantized numbers may differ."""
+_CLOSE = 0.1
+"""By so much of what lies between two pictures may one's outputs differ from its own: kernels for a batch round otherwise, and of
+boxes that are as likely as each other the order may change."""
+_ROUNDING = 1e-5
+"""Of the outputs themselves: single precision."""
 
 
 def one_of(outputs: Sequence[Tensor], graph: GraphSpec, rows: int, row: int) -> list[Tensor]:
@@ -39,9 +36,13 @@ def why_not_together(runtime: Runtime, preprocess: Preprocessor) -> str:
             return f"its output {output.name!r} {list(output.shape)} has no row for each picture"
     try:
         together = _outputs(runtime, preprocess, range(count))
-        return next((why for row in (0, count - 1) if (why := _differs(runtime, preprocess, together, row))), "")
+        first, last = (one_of(_outputs(runtime, preprocess, [row]), runtime.spec, runtime.rows_for(1), 0) for row in (0, count - 1))
     except ModelError as error:
         return str(error)
+    rows = runtime.rows_for(count)
+    return _difference(one_of(together, runtime.spec, rows, 0), first, last, runtime.spec) or _difference(
+        one_of(together, runtime.spec, rows, count - 1), last, first, runtime.spec
+    )
 
 
 def _outputs(runtime: Runtime, preprocess: Preprocessor, pictures: Sequence[int]) -> list[Tensor]:
@@ -52,23 +53,19 @@ def _outputs(runtime: Runtime, preprocess: Preprocessor, pictures: Sequence[int]
     return [np.array(output) for output in runtime.infer(preprocess.tensor(runtime.rows_for(len(pictures))))]
 
 
-def _differs(runtime: Runtime, preprocess: Preprocessor, together: Sequence[Tensor], row: int) -> str:
-    rows = runtime.rows_for(runtime.batch)
-    mine = one_of(together, runtime.spec, rows, row)
-    alone = one_of(_outputs(runtime, preprocess, [row]), runtime.spec, runtime.rows_for(1), 0)
-    for spec, several, single in zip(runtime.spec.outputs, mine, alone, strict=True):
+def _difference(together: Sequence[Tensor], alone: Sequence[Tensor], other: Sequence[Tensor], graph: GraphSpec) -> str:
+    """What differs of a picture among others from the same alone, by the measure of another picture; empty: nothing."""
+    for spec, several, single, foreign in zip(graph.outputs, together, alone, other, strict=True):
+        if foreign.shape != single.shape:
+            return f"its output {spec.name!r} has sizes that depend on what is seen"
         if several.shape != single.shape:
-            return f"of {rows} pictures its output {spec.name!r} is {list(several.shape)}, of one {list(single.shape)}"
-        if _share_close(several, single) < _CLOSE:
-            return f"its output {spec.name!r} is another for a picture among {rows} than for the same alone"
+            return f"its output {spec.name!r} is {list(several.shape)} for a picture among others, and {list(single.shape)} for one alone"
+        if _apart(several, single) > _CLOSE * _apart(single, foreign) + _ROUNDING * _apart(single, np.zeros_like(single)):
+            return f"its output {spec.name!r} is another for a picture among others than for the same alone"
     return ""
 
 
-def _share_close(a: Tensor, b: Tensor) -> float:
-    if not a.size:
-        return 1.0
-    first, second = a.astype(np.float64), b.astype(np.float64)
-    finite = np.abs(second[np.isfinite(second)])
-    largest = float(finite.max()) if finite.size else 0.0
-    floor = _FLOOR * largest if a.dtype.kind == "f" else _STEPS * (a.dtype.itemsize == 1)
-    return float(np.isclose(first, second, rtol=_TOLERANCE if a.dtype.kind == "f" else 0.0, atol=floor, equal_nan=True).mean())
+def _apart(a: Tensor, b: Tensor) -> float:
+    """Euclidean, over what are numbers in both."""
+    between = a.astype(np.float64) - b.astype(np.float64)
+    return float(np.linalg.norm(between[np.isfinite(between)]))

@@ -11,6 +11,9 @@ from edge_agent.bench.window import Line, Measured
 from edge_agent.capture import Capture
 from edge_agent.host import read_process
 
+LEAST_S = 0.1
+"""As exact as it is known when a camera began and ended."""
+
 
 def gathered(line: Line, crews: Sequence[LoadedCrew], measured: Measured) -> Report:
     """All but what was asked for, and what is concluded."""
@@ -23,7 +26,7 @@ def gathered(line: Line, crews: Sequence[LoadedCrew], measured: Measured) -> Rep
         cpu_s={name: round(used, 3) for name, used in measured.cpu_s.items()},
         others_s=round(measured.others_s, 3),
         rss_mb=round(read_process().rss_bytes / 1e6, 1),
-        cameras=tuple(_camera(line, capture, measured, seconds) for capture in line.captures),
+        cameras=tuple(_camera(line, capture, measured) for capture in line.captures),
         models=tuple(_model(crew, measured, index) for index, crew in enumerate(crews)),
         broker=_broker(line, measured),
     )
@@ -45,10 +48,10 @@ def _model(crew: LoadedCrew, measured: Measured, index: int) -> ModelReport:
     )
 
 
-def _camera(line: Line, capture: Capture, measured: Measured, seconds: float) -> CameraReport:
+def _camera(line: Line, capture: Capture, measured: Measured) -> CameraReport:
     name, status, settings = capture.camera.id, capture.status, capture.camera.settings
     before, after = measured.before.frames[name], measured.after.frames[name]
-    times = measured.times[name]
+    times, seconds = measured.times[name], max(measured.spans_s[name], LEAST_S)
     captured, served = after.captured - before.captured, after.served - before.served
     return CameraReport(
         camera=name,

@@ -19,7 +19,7 @@ _FEW_EVENTS, _GROWS = 10, 0.1
 
 def judged(report: Report) -> Report:
     """With what was possible, the limits, how busy the models were, and advice."""
-    models = tuple(replace(model, busy=_busy(model, report.cameras)) for model in report.models)
+    models = tuple(replace(model, busy=_busy(model, report)) for model in report.models)
     of_camera = {camera: model for model in models for camera in model.cameras}
     possible = {camera: fps for model in models for camera, fps in _possible(model, report.cameras).items()}
     cameras = []
@@ -69,10 +69,14 @@ def _of(model: ModelReport, cameras: Sequence[CameraReport]) -> list[CameraRepor
     return [camera for camera in cameras if camera.camera in model.cameras and camera.served and camera.service_ms]
 
 
-def _busy(model: ModelReport, cameras: Sequence[CameraReport]) -> float:
+def _taken_s(model: ModelReport, report: Report) -> float:
+    """For how long its lanes had a frame, all together."""
+    return sum(camera.served * (camera.service_ms or 0.0) / 1e3 for camera in _of(model, report.cameras))
+
+
+def _busy(model: ModelReport, report: Report) -> float:
     """Of the time that it might use."""
-    taken = sum(camera.served_fps * (camera.service_ms or 0.0) / 1e3 for camera in _of(model, cameras))
-    return round(min(1.0, taken / (model.lanes * model.share)), 3)
+    return round(min(1.0, _taken_s(model, report) / (model.lanes * model.share * report.seconds)), 3)
 
 
 def _possible(model: ModelReport, cameras: Sequence[CameraReport]) -> dict[str, float]:
@@ -126,6 +130,8 @@ def _hidden(camera: CameraReport) -> str:
 
 
 def _model_or_cpu(report: Report) -> str:
-    """Inference that has less than half of a CPU that is used up waits for the rest of it."""
+    """Where the CPU is used up, mostly by others, inference that got less of it than its threads could use waited for the rest."""
     models, used = sum(report.cpu_s.get(name, 0.0) for name in cpu.MODEL), sum(report.cpu_s.values()) + report.others_s
-    return "CPU" if report.cpu_share + report.others_share >= _AT_LIMIT and models < used / 2 else "model"
+    wanted = sum(model.threads * _taken_s(model, report) for model in report.models)
+    is_full = report.cpu_share + report.others_share >= _AT_LIMIT
+    return "CPU" if is_full and models < used / 2 and models < _BUSY * wanted else "model"

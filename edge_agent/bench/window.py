@@ -75,6 +75,8 @@ class Measured:
     before: Moment
     after: Moment
     times: Mapping[str, Times]
+    spans_s: Mapping[str, float]
+    """Of each camera, from its first frame, where that came later, to its end, where it has ended."""
     cpu_s: Mapping[str, float]
     others_s: float
     """CPU time of everything else on the machine."""
@@ -102,11 +104,20 @@ class Window:
         self._missing: list[Counter[str]] = [Counter() for _ in line.pipeline.crews]
         """By cause, how much of the share was missing: what one that was not there takes is nothing."""
         self.before = Moment.of(line)
+        self._began: dict[str, float] = {name: self.before.at for name, counts in self.before.frames.items() if counts.captured}
+        self._ended: dict[str, float] = {}
 
     def look(self) -> None:
         """Now and then."""
         self._meter.sample(_camera_processes(self._line.captures))
         self._looks += 1
+        now = time.monotonic()
+        for capture in self._line.captures:
+            name = capture.camera.id
+            if capture.counts.captured:
+                self._began.setdefault(name, now)
+            if capture.ended:
+                self._ended.setdefault(name, now)
         for index, crew in enumerate(self._line.pipeline.crews):
             shares = crew.scheduler.shares
             self._share[index] += min(shares.values(), default=1.0)
@@ -121,6 +132,7 @@ class Window:
             before=self.before,
             after=after,
             times={name: _times(flow, line.publisher.acknowledged_ms(name)) for name, flow in flows.items()},
+            spans_s={name: self._ended.get(name, after.at) - self._began.get(name, self.before.at) for name in flows},
             cpu_s=cpu.by_stage(self._meter.used, after.infer_s - self.before.infer_s, _walls_s(list(flows.values()))),
             others_s=max(0.0, cpu.machine_time() - self._machine_s - sum(self._meter.used.values())),
             share=[total / self._looks for total in self._share],

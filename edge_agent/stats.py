@@ -55,7 +55,7 @@ class Sketch:
     """Percentiles of the last 30 to 60 seconds of something measured per frame, in milliseconds. Thread-safe.
 
     A histogram of buckets that grow by 2 % (the mapping of DDSketch: Masson, Rim, Lee 2019), twice: one that fills, and the one
-    before, forgotten when the first is ``half_s`` old and holds enough. Fixed memory of 10 kB, 0.5 us for each value, whatever
+    before, forgotten when the first is ``half_s`` old and holds enough. Fixed memory of 10 kB, 0.7 us for each value, whatever
     comes. Why not a library's: docs/decisions/0018-latency-sketch.md.
     """
 

@@ -139,6 +139,7 @@ def measure(config: AgentConfig, request: Request, progress: Progress) -> Report
             if not all(capture.unpaced for capture in agent.captures):
                 _warm(agent, worker)
             early = _watch(agent, worker, request.seconds, progress)
+            _refuse_nothing(agent.captures)
         except KeyboardInterrupt:
             early = STOPPED
         report = _told(agent, request, early)
@@ -196,7 +197,9 @@ def _warm(agent: MeasuredAgent, worker: _Worker) -> None:
             first = now
             agent.begin_anew()
         if first is None and now - began > WARM_S:
-            break
+            _refuse_nothing(agent.captures)
+            agent.begin_anew()
+            return
         if first is not None and now - first > (SETTLE_S if all(served) else ALL_WARM_S):
             agent.begin_anew()
             return

@@ -100,6 +100,15 @@ def test_no_camera_at_all_is_told_with_69(edge_agent: CommandLine) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_that_is_no_video_is_told_with_69(edge_agent: CommandLine) -> None:
+    (edge_agent.folder / "a.mp4").write_bytes(CLIP.read_bytes()[:4000])
+    config = write_config(edge_agent.folder, free_port(), {"source": "a.mp4"})
+    done = edge_agent.run("bench", "-c", config, "--seconds", "20", "--no-publish")
+    assert done.returncode == 69
+    assert "a.mp4" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_in_between_it_tells_what_it_has(mosquitto: Mosquitto, edge_agent: CommandLine, number: signal.Signals) -> None:
     config = write_config(edge_agent.folder, mosquitto.port, LIVE)

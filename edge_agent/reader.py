@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
 from edge_agent.errors import ConfigError, EndOfStream, SourceBroken, SourceError, SourceErrorCode, SourceUnavailable
+from edge_agent.memory import give_back
 from edge_agent.sources.base import PATIENCE_S, FrameUnreadable, Reading, Source, StreamInfo
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Reader:
             self._wait(self._delay_s)
             while self._may_go_on():
                 delay_s = self._attempt()
+                give_back()
                 if delay_s is None:
                     return
                 self._wait(delay_s)
@@ -121,11 +123,11 @@ class Reader:
         except Superseded:
             raise
         except SourceBroken as error:
-            self._owner.finished(self, error)
+            self._owner.finished(self, _bare(error))
             return None
         except EndOfStream as error:
             if self.source is not None and self.source.finite:
-                self._owner.finished(self, error)
+                self._owner.finished(self, _bare(error))
                 return None
             failure = SourceUnavailable(str(error), error.code)
         except SourceError as error:
@@ -137,7 +139,7 @@ class Reader:
             failure = SourceUnavailable(f"unexpected {type(error).__name__}: {error}")
         else:
             return 0.0
-        return self._owner.failed(self, failure)
+        return self._owner.failed(self, _bare(failure))
 
     def _session(self) -> None:
         self._owner.connecting(self)
@@ -201,3 +203,12 @@ class Reader:
         self._nudged.clear()
         if delay_s > 0 and not self._stopping.is_set() and not self._owner.paused:
             self._nudged.wait(delay_s)
+
+
+E = TypeVar("E", bound=SourceError)
+
+
+def _bare(error: E) -> E:
+    """Without the calls that it came from: it is kept as the camera's last error, and they hold the decoder and its pictures."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error

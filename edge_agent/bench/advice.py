@@ -33,7 +33,7 @@ def advice(report: Report) -> list[str]:
         )
     used = sum(report.cpu_s.values())
     decoding = report.cpu_s.get(cpu.CAPTURE, 0.0) / used if used else 0.0
-    if decoding >= _DECODES_MUCH and report.cpu_share >= 0.5:
+    if decoding >= _DECODES_MUCH and report.served and report.cpu_share >= 0.5:
         lines.append(
             f"capture and decode take {100 * decoding:.0f} % of the CPU: take the camera's substream, a lower rate, or hardware (decode)"
         )
@@ -93,7 +93,8 @@ def _of_camera(camera: CameraReport) -> list[str]:
     if camera.lost_upstream:
         lines.append(f"{camera.camera}: {camera.lost_upstream} frames never arrived: look at the network (RTSP over TCP) or the USB bus")
     if camera.dropped.get("unreadable"):
-        lines.append(f"{camera.camera}: {camera.dropped['unreadable']} pictures came damaged: look at cable and network")
+        where = "the file is damaged" if camera.kind == "file" else "look at cable and network"
+        lines.append(f"{camera.camera}: {camera.dropped['unreadable']} pictures came damaged: {where}")
     if camera.dropped.get("model_error"):
         lines.append(f"{camera.camera}: {camera.dropped['model_error']} frames failed in the model: edge-agent run says why in its log")
     return [*lines, *_of_limit(camera)]

@@ -214,9 +214,10 @@ def _finished(agent: MeasuredAgent) -> bool:
 
 def _refuse_nothing(captures: Sequence[Capture]) -> None:
     """Raises NoCamera where there is nothing to measure."""
-    if not any(capture.snapshot().captured for capture in captures):
+    counts = [capture.snapshot() for capture in captures]
+    if not any(one.captured > one.dropped["unreadable"] for one in counts):
         told = "; ".join(f"{c.camera.id}: {c.status.error or c.status.last_error or c.status.state.value}" for c in captures)
-        raise NoCamera(f"no camera was reached, so there is nothing to measure: {told}")
+        raise NoCamera(f"no camera was reached, or none gave a picture, so there is nothing to measure: {told}")
 
 
 def _watch(agent: MeasuredAgent, worker: _Worker, seconds: float, progress: Progress) -> str | None:

@@ -26,6 +26,7 @@ heard() { tail -n "+$((lines + 1))" "$work/heard"; }
 since() { # since SECONDS PATTERN WHAT: the broker sent that since the last mark. Says how long it took from here.
   local from=$SECONDS most=$(($1 * ${LAB_PATIENCE:-1})) # LAB_PATIENCE=4: on a machine that others use, too
   until heard | grep -E -- "$2" >/dev/null; do # not grep -q: it would end tail by SIGPIPE
+    kill -0 "$run" 2>/dev/null || { bad "$3 (the agent has ended)"; finish; }
     if [ $((SECONDS - from)) -ge $most ]; then
       bad "$3 (not within $most s)"
       heard | grep /status | tail -n 3 | cut -c1-600
@@ -87,10 +88,15 @@ send_mjpg() { # encoded once: to encode all the time takes an emulated machine o
   ffmpeg -nostdin -v error -re -stream_loop -1 -i "$work/mjpg.avi" -c:v copy -f v4l2 /dev/video20 &
   sender=$!
 }
+send_h264() { # a key frame each second. Looped as MPEG-TS: of AVI its times, of MP4 its bitstream filter end with the first round
+  [ -e "$work/h264.ts" ] || ffmpeg -nostdin -v error -f lavfi -i testsrc2=size=320x240:rate=5 -t 4 -c:v libx264 -preset ultrafast -g 5 -bf 0 -pix_fmt yuv420p "$work/h264.ts"
+  ffmpeg -nostdin -v error -re -stream_loop -1 -i "$work/h264.ts" -c:v copy -f v4l2 /dev/video21 &
+  coder=$!
+}
 lab() { # everything that a scenario stands on
   links
   plug
-  modprobe v4l2loopback devices=1 video_nr=20 card_label=loop exclusive_caps=1
+  modprobe v4l2loopback devices=2 video_nr=20,21 card_label=loop,coded exclusive_caps=1,1
   udevadm settle
   ls -l $id
   send_mjpg

@@ -1,15 +1,20 @@
 #!/bin/bash
 # Webcams for real: run as root inside a machine with kernel modules vivid and v4l2loopback, mosquitto and ffmpeg, after
 #   python3 -m venv V && V/bin/pip install -e CHECKOUT
-# as:  tests/lab/v4l2.sh V/bin/edge-agent [PHASE...]     (default: all of listing check process errors unplugged renumbered sender)
-# YUYV and NV12 (vivid, single- and multi-planar), MJPG (v4l2loopback), controls, sizes that are not there, nodes that are no
-# cameras, a busy device, permissions, errors that the driver injects, unplug and replug in two ways, another number, a sender
-# that stops, and a camera in a process of its own, as is the default.
+# as:  tests/lab/v4l2.sh V/bin/edge-agent [PHASE...]     (default: all of listing check h264 process errors unplugged renumbered sender)
+# YUYV and NV12 (vivid, single- and multi-planar), MJPG and H.264 (v4l2loopback), controls, sizes that are not there, nodes that
+# are no cameras, a busy device, permissions, errors that the driver injects, unplug and replug in two ways, another number,
+# senders that stop, and a camera in a process of its own, as is the default.
 set -uo pipefail
 multiplanar=2 # of the second vivid
 # shellcheck source=tests/lab/lab.sh
 source "$(dirname "$(readlink -f "$0")")/lab.sh"
 lab
+send_h264
+for _ in $(seq 120); do # before that its node is no camera
+  v4l2-ctl -d /dev/video21 --get-fmt-video 2>&1 | grep H264 >/dev/null && break
+  sleep 0.5
+done
 
 if phase listing; then
   "$agent" devices --controls >"$work/devices" 2>&1
@@ -23,17 +28,19 @@ if phase listing; then
   "$agent" devices --json >"$work/json"; python3 - "$work/json" <<'P' && ok "the same as JSON" || bad "the same as JSON"
 import json, sys
 found = json.load(open(sys.argv[1]))
-assert [c["role"] for c in found["cameras"]].count("camera") == 6, found
+assert [c["role"] for c in found["cameras"]].count("camera") == 7, found
 assert any(c["name"] == "brightness" and c["value"] == "128" for c in found["cameras"][0]["controls"])
 P
   runuser -u nobody -- "$agent" devices >"$work/nobody" 2>&1
   has "belongs to the group 'video': sudo usermod -aG video" "$work/nobody" "an ordinary user is told the group"
 fi
 camera() { printf '[[cameras]]\nid = "%s"\nsource = "%s"\n%s\n' "$1" "$2" "${3-}"; }
+rarely=$'\ninterval_s = 5' # the model is not what is tried here; it would leave an emulated machine little time for the cameras
 { header state
-  camera yuyv $zero "$thread"$'\nformat = "YUYV"\nwidth = 640\nheight = 360\nfps = 5\ncontrols = { gain = 77, gain_automatic = false, test_pattern = "100% Green", brightness = 90 }'
-  camera nv12 $one "$thread"$'\nwidth = 640\nheight = 360\nfps = 5\nformat = "NM12"'
-  camera mjpg /dev/video20 "$thread"
+  camera yuyv $zero "$thread"$'\nmax_fps = 2\nformat = "YUYV"\nwidth = 640\nheight = 360\nfps = 5\ncontrols = { gain = 77, gain_automatic = false, test_pattern = "100% Green", brightness = 90 }'
+  camera nv12 $one "$thread"$'\nwidth = 640\nheight = 360\nfps = 5\nformat = "NM12"'"$rarely"
+  camera mjpg /dev/video20 "$thread$rarely"
+  camera h264 /dev/video21 "$thread$rarely"$'\nformat = "H264"'
   camera typo $two "$thread"$'\ncontrols = { brightnes = 3 }'
   camera size $three "$thread"$'\nwidth = 641\nheight = 360'
   camera meta $meta "$thread"
@@ -45,6 +52,7 @@ if phase check; then
   has "ok .*camera yuyv: 640x360, none \(YUYV\)" "$work/check" "vivid gives YUYV at the size asked for"
   has "ok .*camera nv12: 640x360, none \(NM12\)" "$work/check" "and multi-planar NV12"
   has "ok .*camera mjpg: 640x480, jpeg" "$work/check" "v4l2loopback gives MJPG"
+  has "ok .*camera h264: 320x240, h264 \(FFmpeg, software\)" "$work/check" "and H.264"
   has "failed.*camera typo.*did you mean brightness\?" "$work/check" "a control that is none: the one that was meant"
   has "failed.*camera size.*does not offer 641x360; the nearest is 640x360" "$work/check" "a size that is none: the nearest"
   has "failed.*camera meta.*metadata; the camera is $zero" "$work/check" "a metadata node: the camera's node"
@@ -86,14 +94,23 @@ if phase check; then
   fi
 fi
 
+if phase h264; then
+  "$(dirname "$agent")/python" "$(dirname "$(readlink -f "$0")")/h264_pictures.py" /dev/video21 "$work/h264.ts" >"$work/pictures" 2>&1 &&
+    ok "each picture is one of those that were sent: $(tail -n 2 "$work/pictures" | head -n 1)" || bad "the pictures of H.264"
+  cat "$work/pictures"
+fi
+
 echo "--- run"
-camera apart $four $'width = 640\nheight = 360\nfps = 5\nformat = "YUYV"' >>"$work/agent.toml"
+camera apart $four $'width = 640\nheight = 360\nfps = 5\nformat = "YUYV"'"$rarely" >>"$work/agent.toml"
 hold
 listen
 started "$work/agent.toml"
 since 120 'camera/yuyv/detections .*"width":640,"height":360' "YUYV frames are served"
 since 60 'camera/nv12/detections .*"width":640,"height":360' "NV12 frames are served"
 since 60 'camera/mjpg/detections .*"width":640,"height":480' "MJPG frames are served"
+since 60 'camera/h264/detections .*"width":320,"height":240' "H.264 frames are served"
+since 30 'camera/h264/status .*"mode":"H264 320x240 at' "its mode is in the status"
+since 30 'camera/h264/status .*"decoder":"h264 .FFmpeg, software.' "and its decoder"
 since 30 'camera/yuyv/status .*"mode":"YUYV 640x360 at 5/s"' "the negotiated mode is in the status"
 since 30 'camera/typo/status .*"code":"unsupported".*did you mean brightness' "a wrong control is that camera's state"
 since 30 'camera/size/status .*"code":"unsupported".*the nearest is 640x360' "so is a size that is not offered"
@@ -108,7 +125,10 @@ before=$(descriptors $run)
 
 if phase errors; then
   mark
-  v4l2-ctl -d $zero -c inject_v4l2_buf_flag_error=1
+  for _ in $(seq 12); do # each time one buffer; one that nobody would have served is left out like any other, and not counted
+    v4l2-ctl -d $zero -c inject_v4l2_buf_flag_error=1
+    sleep 0.4
+  done
   since 20 '"unreadable":[1-9]' "a buffer marked as damaged is one lost frame"
   mark
   v4l2-ctl -d $zero -c inject_vidioc_qbuf_error=1
@@ -164,6 +184,13 @@ if phase sender; then
   send_mjpg
   since 90 'camera/mjpg/status .*"state":"online"' "its sender came back: online again"
   served 60 mjpg "and frames are served"
+  mark
+  kill $coder
+  since 40 'camera/h264/status .*"state":"(backoff|stalled)"' "so did that of H.264: published"
+  mark
+  send_h264
+  since 90 'camera/h264/status .*"state":"online"' "and came back: online again"
+  served 60 h264 "and frames are served"
 fi
 flat "the agent" "$before" "$(descriptors $run)"
 finish

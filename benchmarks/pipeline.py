@@ -39,7 +39,8 @@ from edge_agent.preflight import build_source
 from edge_agent.sources.file import decoder_threads
 
 SECTIONS = ("file", "live", "cpu", "memory", "start")
-FILE_FRAMES = 600
+FILE_FRAMES = 1500
+"""Some ten seconds of the agent: the first half second, in which files and caches warm up, is not what throughput means."""
 LIVE_FPS = 30
 RSS_BAR_MB = 200
 START_BAR_S = 2.5

@@ -167,6 +167,9 @@ class PacketSkipper:
         return needed
 
     def _comes_by(self, rhythm: _Rhythm, now: float) -> bool:
+        """Whether one is worth waiting for. Not where a picture that is wanted has come already: then the freshest is."""
+        if self._passed_at >= self._until:
+            return False
         due = rhythm.next_due(now)
         return due is not None and rhythm.length > 1 and due <= self._cheaper_by
 
@@ -178,8 +181,6 @@ class PacketSkipper:
         due = self._restarts.next_due(now)
         # The first packet that somebody may want comes within one interval of that time: it may be the restart itself.
         by = self._until + self._restarts.interval_s * ALMOST
-        if self._restarts.length > 1:
-            by = max(by, self._cheaper_by)
-        if due is None or due > min(by, now + HOLD_S):
+        if due is None or due > now + HOLD_S or (due > by and not self._comes_by(self._restarts, now)):
             return False
         return not (kind.restart and quiet_s >= PASS_AFTER_S)

@@ -208,8 +208,8 @@ class Capture:
         with self._wake:
             if self.status.state is CameraState.ENDED:
                 return False
-            self._paused = self.slot.hidden = True
-            self.slot.skip_waiting("paused")
+            self._paused = True
+            self.slot.hide(let_go=self.source.live)
             changed = self._enter(CameraState.PAUSED)
             self._reader.nudge()
         return self._say(changed)
@@ -219,7 +219,8 @@ class Capture:
         with self._wake:
             if self.status.state is CameraState.ENDED:
                 return False
-            was_paused, self._paused, self.slot.hidden = self._paused, False, False
+            was_paused, self._paused = self._paused, False
+            self.slot.show()
             changed = was_paused and self._enter(CameraState.CONNECTING)
             self._reader.nudge()
             self._wake.notify_all()
@@ -391,7 +392,8 @@ class Capture:
             self._only_present(reader)
             self.status.error = error if broken else None
             self.status.last_error = error if broken or early else self.status.last_error
-            self._paused = self.slot.hidden = False
+            self._paused = False
+            self.slot.show()
             changed = self._enter(CameraState.ENDED)
             self._wake.notify_all()
         if broken:

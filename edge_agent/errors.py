@@ -135,6 +135,10 @@ class ModelError(EdgeAgentError):
     """The model cannot be loaded, or failed on a frame."""
 
 
+class PictureUnusable(ModelError):
+    """One picture is damaged, which is seen when it is decoded for the model: counted as unreadable, however many come."""
+
+
 class ModelBroken(ModelError):
     """Trying again cannot help: the model's file is damaged, or a part of it is missing."""
 

@@ -42,6 +42,8 @@ MOST_THRESHOLD = 4
 """No place becomes more insensitive than so many times the threshold, whatever happens there."""
 LIGHT_SHARE = 0.5
 """A change of more of the picture than this is light, or another view."""
+LIGHT_LOOK_S = 1.0
+"""Between two looks at what changes most of the picture again and again: a light that flickers, or one large object after another."""
 LIGHT_REST_S = 5.0
 """A light that flickers lets pictures pass once in so long, and not all the time."""
 TURN_S = 1.0
@@ -168,6 +170,7 @@ class MotionGate:
         """
         passed_s = self._advance(at)
         change: Change = "light"
+        lit = False
         if self._background is None or self._shape != luma.shape:
             self._background, self._shape = _Background(luma, self._settings, self._roi), luma.shape
             self._settle()
@@ -177,10 +180,12 @@ class MotionGate:
                 self._background.renew(luma)
                 if self._now - self._lit_at >= LIGHT_REST_S:
                     self._settle()
+                elif self._now - self._passed_at >= LIGHT_LOOK_S:
+                    lit = True  # what fills the picture may be a light again, or a lorry
         if change == "object":
             self._moving_until = self._now + self._settings.hold_s
         self.moving = change == "object" or self._now < self._moving_until or self._now < self._settled_at
-        if not (self.moving or self._lit_at == self._now or self._now - self._passed_at >= self._settings.look_every_s):
+        if not (self.moving or lit or self._lit_at == self._now or self._now - self._passed_at >= self._settings.look_every_s):
             return False
         self._passed_at = self._now
         return True

@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from edge_agent.errors import ModelError
+from edge_agent.errors import ModelError, PictureUnusable
 from edge_agent.events import DetectionsEvent, LatencyParts, Message, ModelInfo, encode, timestamp
 from edge_agent.looking import look
 from edge_agent.models.base import Model, Prediction, Thresholds
 from edge_agent.payload import MaskForm, enriched, is_plain, objects
-from edge_agent.scheduler import POLL_S, Job, Scheduler
+from edge_agent.scheduler import Job, Scheduler
 from edge_agent.stats import RateMeter, Sketch, percentiles
 
 log = logging.getLogger(__name__)
 
-Outcome = Prediction | Literal["no_motion", "model_error"]
+Outcome = Prediction | Literal["no_motion", "model_error", "unreadable"]
 """What came of a frame that was taken."""
 
 MAX_ERRORS_IN_A_ROW = 30
@@ -33,6 +33,9 @@ STAGES = ("wait", "decode", "preprocess", "infer", "postprocess")
 TOLD_TOGETHER = 8
 """Results of a file that is read as fast as it can be, which become events in one go. An inference leaves nothing of what came
 before it in the processor's caches: one event after each costs 0.15 ms, eight in a row cost 0.03 ms each."""
+
+TELL_WITHIN_S = 0.5
+"""After a frame was taken, where the lanes stay at work."""
 
 
 @dataclass
@@ -51,6 +54,8 @@ class CameraFlow:
     """Results of frames before which another is still being inferred."""
     settled: list[tuple[Job, Outcome]] = field(default_factory=list)
     """Results in order that are not told yet."""
+    held: bool = False
+    """Too many results wait: no more of its frames are taken for now."""
     served_rate: RateMeter = field(default_factory=RateMeter)
     latency: Sketch = field(default_factory=Sketch)
     service: Sketch = field(default_factory=Sketch)
@@ -101,8 +106,9 @@ class Pipeline:
         """No frame will come any more, or the loop has failed."""
         self._context = context
         self._stopping = threading.Event()
-        self._committed = threading.Condition()
-        self._most_waiting = 2 * sum(model.batch for _, model in posts)
+        self._committed = threading.Lock()
+        self._most_waiting = [2 * sum(model.batch for model in crew.lanes) for crew in crews]
+        """Results of one camera that may wait for an earlier one of its own, by model: a lane that hangs must not let them pile up."""
         self._running = len(posts)
         self._errors_in_a_row = [0] * len(crews)
         self._lanes = [
@@ -154,9 +160,6 @@ class Pipeline:
     def _work(self, index: int, scheduler: Scheduler, model: Model) -> None:
         while not self._stopping.is_set():
             self.ticks[index] += 1
-            if not self._has_room():
-                self._tell_all()
-                continue
             jobs = self._next_jobs(scheduler, index, model.batch)
             for job, outcome in self._infer(model, jobs, partial(scheduler.refund, lane=index)):
                 self._commit(job, outcome)
@@ -170,11 +173,6 @@ class Pipeline:
             self._tell_all()
             jobs = scheduler.take_together(most, lane=lane)
         return jobs
-
-    def _has_room(self) -> bool:
-        """Whether few enough results wait for an earlier frame; one lane that is slow must not let them pile up."""
-        with self._committed:
-            return self._committed.wait_for(lambda: sum(len(f.waiting) for f in self.flows.values()) < self._most_waiting, POLL_S)
 
     def _infer(self, model: Model, jobs: Sequence[Job], refund: Callable[[Job], None]) -> Iterator[tuple[Job, Outcome]]:
         """Frames with what came of them; those in which nothing moves are not inferred, and cost their cameras no turn."""
@@ -193,6 +191,9 @@ class Pipeline:
         if not isinstance(seen, Exception):
             errors[crew] = 0
             return seen
+        if isinstance(seen, PictureUnusable):  # the camera's fault, and not the model's
+            log.warning("frame lost camera=%s frame_id=%d reason=%s", job.frame.camera, job.frame.frame_id, seen)
+            return "unreadable"
         errors[crew] += 1
         unexpected = None if isinstance(seen, ModelError) else seen
         log.error("frame lost camera=%s frame_id=%d reason=%s", job.frame.camera, job.frame.frame_id, seen, exc_info=unexpected)
@@ -210,7 +211,17 @@ class Pipeline:
                 flow.settled.append(ready)
             if len(flow.settled) >= (TOLD_TOGETHER if job.capture.unpaced else 1):
                 self._tell(flow)
-            self._committed.notify_all()
+            self._tell_late(time.monotonic())
+            held = len(flow.waiting) >= self._most_waiting[flow.crew]
+            if held != flow.held:
+                flow.held = held
+                self.crews[flow.crew].scheduler.hold(job.frame.camera, held=held)
+
+    def _tell_late(self, now: float) -> None:
+        """Of a file that has ended there is no next result, while the frames of others may keep the lanes at work for ever."""
+        for flow in self.flows.values():
+            if flow.settled and now - flow.settled[0][0].taken_at >= TELL_WITHIN_S:
+                self._tell(flow)
 
     def _tell_all(self) -> None:
         with self._committed:
@@ -221,8 +232,8 @@ class Pipeline:
         for job, outcome in flow.settled:
             if outcome == "no_motion":
                 job.capture.unmoved()
-            elif outcome == "model_error":
-                job.capture.lost("model_error")
+            elif isinstance(outcome, str):
+                job.capture.lost(outcome)
             else:
                 self._emit(flow, job, outcome)
         flow.settled.clear()

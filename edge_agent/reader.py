@@ -139,6 +139,7 @@ class Reader:
             failure = SourceUnavailable(f"unexpected {type(error).__name__}: {error}")
         else:
             return 0.0
+        self._nudged.clear()  # what comes from here on, when the failure is known, cuts the wait short
         return self._owner.failed(self, _bare(failure))
 
     def _session(self) -> None:
@@ -200,7 +201,6 @@ class Reader:
 
     def _wait(self, delay_s: float) -> None:
         """So long, unless nudged: a pause begins now, and whoever ends one wants to see the camera."""
-        self._nudged.clear()
         if delay_s > 0 and not self._stopping.is_set() and not self._owner.paused:
             self._nudged.wait(delay_s)
 

@@ -98,6 +98,7 @@ class Scheduler:
         self._now = 0.0
         """The virtual time of the frame that was taken last."""
         self._shares: dict[str, float] = {}
+        self._held: set[str] = set()
         self._credit_s = MOST_CREDIT_S
 
     def slow_down(self, share: float, cause: str = "governor") -> None:
@@ -121,6 +122,15 @@ class Scheduler:
     def share(self) -> float:
         """What of the time may be spent on inference now."""
         return min(self._shares.values(), default=1.0)
+
+    def hold(self, camera: str, *, held: bool) -> None:
+        """Hand out no frame of a camera for now: too many of its results wait for an earlier one. Or hand them out again."""
+        with self._wake:
+            if held:
+                self._held.add(camera)
+            else:
+                self._held.discard(camera)
+                self._wake.notify_all()
 
     def service_s(self, camera: str) -> float:
         """How long a frame of that camera usually occupies a lane, seconds; 0 before the first."""
@@ -157,6 +167,8 @@ class Scheduler:
         """
         with self._wake:
             mine = self._lanes[lane]
+            if mine.taken_at is not None:
+                mine.rests_until = mine.taken_at + (self._clock() - mine.taken_at) / self.share
             mine.cameras = [name for at, name in enumerate(mine.cameras) if at != mine.cameras.index(job.frame.camera)]
             if not mine.cameras:
                 mine.taken_at = None
@@ -183,8 +195,7 @@ class Scheduler:
 
     def _turn_s(self, capture: Capture, now: float) -> float:
         """How long it usually takes from one turn of a camera to its next, while as many others wait as do now."""
-        waiting = sum(c is not capture and c.ready_at(now) is not None for c in self._captures)
-        return (1 + waiting) * self._cameras[capture.camera.id].service.usual_s / (self.share * len(self._lanes))
+        return (1 + len(self._ahead_of(capture, now))) * self._cameras[capture.camera.id].service.usual_s / (self.share * len(self._lanes))
 
     def _pick_together(self, most: int, now: float) -> list[Job]:
         jobs: list[Job] = []
@@ -211,9 +222,8 @@ class Scheduler:
         mine.tickets += 1
         return Job(capture, frame, ticket, now)
 
-    @staticmethod
-    def _waits(capture: Capture, now: float) -> bool:
-        return (due := capture.ready_at(now)) is not None and due <= now
+    def _waits(self, capture: Capture, now: float) -> bool:
+        return (due := capture.ready_at(now)) is not None and due <= now and capture.camera.id not in self._held
 
     def _place(self, capture: Capture) -> tuple[float, float]:
         return max(self._cameras[capture.camera.id].virtual, self._now), capture.deadline()
@@ -222,11 +232,20 @@ class Scheduler:
         """When this camera's next frame is taken at the earliest: the others that wait go first, ``most`` together."""
         share = self.share
         free = sorted(self._free_at(lane, now, share) for lane in self._lanes.values())
-        others = [c for c in self._captures if c is not capture and c.ready_at(now) is not None]
+        others = self._ahead_of(capture, now)
         for other in others[: len(others) // most * most]:  # each goes to the lane that is free first; the last few leave room
             free[0] += self._cameras[other.camera.id].service.soonest_s / share
             free.sort()
         return free[0]
+
+    def _ahead_of(self, capture: Capture, now: float) -> list[Capture]:
+        """The cameras with a frame that waits, and that goes before this camera's next one."""
+        mine = self._cameras[capture.camera.id].virtual
+        return [
+            c
+            for c in self._captures
+            if c is not capture and c.ready_at(now) is not None and max(self._cameras[c.camera.id].virtual, self._now) <= mine
+        ]
 
     def _free_at(self, lane: _Lane, now: float, share: float) -> float:
         if lane.taken_at is None:
@@ -234,7 +253,7 @@ class Scheduler:
         return max(now, lane.taken_at + sum(self._cameras[camera].service.soonest_s for camera in lane.cameras) / share)
 
     def _next_due(self, now: float) -> float:
-        dues = [due for c in self._captures if (due := c.ready_at(now)) is not None]
+        dues = [due for c in self._captures if (due := c.ready_at(now)) is not None and c.camera.id not in self._held]
         return min(dues, default=now + POLL_S)
 
     def finished(self) -> bool:

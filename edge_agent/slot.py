@@ -54,7 +54,7 @@ class Slot:
         self._frames: deque[Frame] = deque()
         self._is_full = False
         """The reader waits for room."""
-        self._closed = self._abandoned = self._resting = False
+        self._closed = self._abandoned = self._resting = self._let_go = False
 
     def __bool__(self) -> bool:
         return bool(self._frames)
@@ -117,6 +117,9 @@ class Slot:
             self._is_full = True
             while self._is_full and not self._closed and not self.muted:
                 self._wake.wait(1.0)
+            if self._let_go:
+                self.counts.skipped["paused"] += not self._abandoned
+                return
         if self._closed:
             if not self._abandoned:
                 self.counts.dropped["shutdown"] += 1
@@ -142,10 +145,23 @@ class Slot:
             self.counts.captured += 1
             self.counts.dropped[reason] += 1
 
-    def skip_waiting(self, reason: str) -> None:
-        """What waits is old and will not be wanted, unless every frame counts. Lock held."""
-        if not self.policy.every:
-            self._skip_waiting(reason)
+    def hide(self, *, let_go: bool) -> None:
+        """Hand out nothing for now, and keep nothing that will be old. Lock held.
+
+        ``let_go``: the camera is closed, so whoever waits for room goes, also where every frame counts.
+        """
+        self.hidden = True
+        self._let_go = let_go
+        if let_go or not self.policy.every:
+            self._skip_waiting("paused")
+        if let_go:
+            self._is_full = False
+            self._wake.notify_all()
+
+    def show(self) -> None:
+        """Hand out again. Lock held."""
+        self.hidden = self._let_go = False
+        self._wake.notify_all()
 
     def mute(self, muted: bool) -> None:
         """Keep nothing from now on, also of what waits; or keep again. Lock held."""

@@ -717,3 +717,13 @@ def test_stopping_online_and_stalled_waits_only_for_the_sources_next_answer() ->
         assert not rig.capture.join(0.01), "it cannot end inside the source"
         rig.source.permits.release()
         _stops(rig)
+
+
+def test_a_paused_camera_of_which_every_frame_counts_is_let_go_while_its_reader_waits_for_room() -> None:
+    source = ScriptedSource([frame()] * 50)
+    with running(Rig(source, camera(mode="every"))) as rig:
+        wait_until(lambda: rig.capture.snapshot().captured == 2)  # one waits for the model, and one for room
+        rig.capture.pause()
+        wait_until(lambda: source.closed > 0)
+        counts = rig.capture.snapshot()
+        assert (counts.skipped["paused"], counts.in_flight) == (2, 0)

@@ -18,7 +18,7 @@ from edge_agent.capture import Capture
 from edge_agent.config import MotionSettings, Region
 from edge_agent.errors import ConfigError, EndOfStream
 from edge_agent.image import BgrImage, Image, Pixels
-from edge_agent.motion import ABSORB_S, LIGHT_REST_S, SETTLE_S, MotionGate, MotionWatch, plane_size, watched_places
+from edge_agent.motion import ABSORB_S, LIGHT_LOOK_S, LIGHT_REST_S, SETTLE_S, MotionGate, MotionWatch, plane_size, watched_places
 from edge_agent.slot import Slot, SlotPolicy
 from edge_agent.sources.base import Reading, Source, StreamInfo
 from tests.conftest import ASSETS, CLIP, TRUTH, make_config, wait_until
@@ -144,11 +144,19 @@ def test_a_change_of_light_or_view_passes_for_a_moment_only(other: object) -> No
     assert not any(seen[-50:])
 
 
+def test_large_objects_that_follow_each_other_are_each_looked_at() -> None:
+    """One fills more than half of what is watched, and so looks like another light."""
+    cam = settled(camera(), scene())
+    for _ in range(4):
+        assert any(cam.show(with_box(scene(), 10, 5, 130, 70), 1.0)), "it was there for a second"
+        cam.show(scene(), 2.0)
+
+
 def test_a_light_that_flickers_for_ever_does_not_let_everything_pass() -> None:
     cam = settled(camera(), scene())
     dark = (scene() * 0.4).astype(np.uint8)
     passed = [shown for count in range(200) for shown in cam.show((dark, scene())[count % 2], 0.4)]
-    assert 0 < sum(passed) / len(passed) <= (SETTLE_S + STEP_S) / LIGHT_REST_S + 0.05
+    assert 0 < sum(passed) / len(passed) <= (SETTLE_S + STEP_S) / LIGHT_REST_S + STEP_S / LIGHT_LOOK_S + 0.05
 
 
 def test_an_exposure_that_hunts_and_daylight_that_fades_are_no_motion() -> None:

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from edge_agent.capture import Capture
 from edge_agent.detections import Detections
-from edge_agent.errors import EndOfStream, ModelError
+from edge_agent.errors import EndOfStream, ModelError, PictureUnusable
 from edge_agent.events import Message, ModelInfo
 from edge_agent.image import BgrImage, Image
 from edge_agent.models.base import Prediction, Thresholds, Timings
@@ -223,6 +223,60 @@ def test_a_model_that_fails_on_every_frame_is_not_hidden_by_another_that_works()
     assert pipeline.finished.wait(10)
     assert "broken for good" in str(pipeline.failure)
     gate.set()
+    for capture in captures:
+        capture.stop()
+    assert pipeline.stop(5)
+
+
+def crews_of(*parts: tuple[str, Numbered, list[ScriptedModel]]) -> tuple[Pipeline, list[Capture], list[dict[str, object]]]:
+    """A model of its own for each camera."""
+    wake, messages = threading.Condition(), list[dict[str, object]]()
+    cameras = make_config({"cameras": [{"id": name, "source": "x.mp4"} for name, _, _ in parts]}).cameras
+    captures = [Capture(camera, source, wake) for camera, (_, source, _) in zip(cameras, parts, strict=True)]
+    info = ModelInfo("m", "h", "int8", "r")
+    crews = [
+        Crew(Scheduler([capture], wake), lanes, {capture.camera.id: THRESHOLDS}, info)  # type: ignore[arg-type]
+        for capture, (_, _, lanes) in zip(captures, parts, strict=True)
+    ]
+    publish = lambda message: messages.append(json.loads(message.payload))  # noqa: E731
+    return Pipeline(PipelineContext("dev", "s", publish, lambda _: range(1000), lambda: True), crews), captures, messages
+
+
+def test_a_model_that_hangs_takes_nothing_from_the_cameras_of_another() -> None:
+    gate = threading.Event()
+    stuck = [ScriptedModel(gates={0: gate}), ScriptedModel(gates={0: gate})]
+    pipeline, captures, messages = crews_of(("stuck", Numbered(100), stuck), ("free", Numbered(200), [ScriptedModel()]))
+    pipeline.start()
+    for capture in captures:
+        capture.start()
+    wait_until(lambda: sum(event["camera"] == "free" for event in list(messages)) == 200)
+    assert len(pipeline.flows["stuck"].waiting) <= 4
+    gate.set()
+    assert pipeline.finished.wait(10)
+    assert [e["frame_id"] for e in messages if e["camera"] == "stuck"] == list(range(100))
+
+
+def test_damaged_pictures_are_the_cameras_fault_however_many_come() -> None:
+    failing: dict[int, Exception] = {n: PictureUnusable("damaged") for n in range(5, 150)}
+    with Line(200, ScriptedModel(failing)) as line:
+        assert line.pipeline.finished.wait(10)
+    assert line.pipeline.failure is None
+    counts = line.capture.snapshot()
+    assert (counts.served, counts.dropped["unreadable"], counts.dropped["model_error"]) == (55, 145, 0)
+
+
+def test_the_last_results_of_a_file_are_told_while_another_camera_keeps_the_lane_at_work() -> None:
+    wake, messages = threading.Condition(), list[Message]()
+    cameras = make_config({"cameras": [{"id": "file", "source": "x.mp4"}, {"id": "other", "source": "x.mp4"}]}).cameras
+    endless = Numbered(1_000_000)
+    captures = [Capture(cameras[0], Numbered(11, unpaced=True), wake), Capture(cameras[1], endless, wake)]
+    crew = Crew(Scheduler(captures, wake), [ScriptedModel()], dict.fromkeys(("file", "other"), THRESHOLDS), ModelInfo("m", "h", "i", "r"))  # type: ignore[list-item]
+    context = PipelineContext("dev", "s", messages.append, lambda _: range(1_000_000), lambda: True)
+    pipeline = Pipeline(context, [crew])
+    pipeline.start()
+    for capture in captures:
+        capture.start()
+    wait_until(lambda: captures[0].snapshot().served == 11)
     for capture in captures:
         capture.stop()
     assert pipeline.stop(5)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.detections import Classification, Detections, Segmentation
-from edge_agent.errors import ConfigError, ModelError
+from edge_agent.errors import ConfigError, ModelError, PictureUnusable
 from edge_agent.image import Image
 from edge_agent.models._preprocess import InputFormat, Placement, Preprocessor
 from edge_agent.models._results import More, keypoints_in_source, masks_in_source, segmentation_of_source
@@ -224,7 +224,7 @@ class Model:
         try:
             placement = self._preprocess.place(image, row)
         except ValueError as error:
-            raise ModelError(f"the picture cannot be used: {error}") from None
+            raise PictureUnusable(f"the picture cannot be used: {error}") from None
         return _Placed(image, placement, thresholds, (time.perf_counter() - started) * 1e3, image.decode_ms - decoded)
 
     def _infer(self, rows: int) -> tuple[Sequence[Tensor], float]:

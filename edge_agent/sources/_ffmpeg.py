@@ -189,7 +189,7 @@ class FfmpegSource(Source):
             self._packets_read += bool(packet.size)
             self._pictures.arrivals.note(packet.pts, now)
             if self.live:
-                self._lost_upstream += self._gaps.note(None if packet.pts is None else float(packet.pts * packet.time_base))
+                self._lost_upstream += self._gaps.note(None if packet.pts is None else float(packet.pts * packet.time_base), now)
             return packet
         self._pictures.skipper.lost()
         if late or code is SourceErrorCode.TIMEOUT:

@@ -42,17 +42,20 @@ class SequenceGaps:
 class TimestampGaps:
     """A stream's own timestamps, in the order in which its packets come. Counts only where the intervals are steady.
 
-    A gap counts once a usual interval follows it: where none does, the camera has changed its rate, and lost nothing.
+    A gap counts once a usual interval follows it: where none does, the camera has changed its rate, and lost nothing. Nor does one
+    in which no time has passed here: the camera's clock was set.
     """
 
     def __init__(self) -> None:
         self._last: float | None = None
+        self._came = 0.0
         self._intervals: deque[float] = deque(maxlen=_RECENT)
         self._pending: list[float] = []
         """Gaps one after the other, not yet followed by a usual interval."""
 
-    def note(self, pts_s: float | None) -> int:
-        """A packet came with this timestamp in seconds: how many frames are now known to be lost that were not before."""
+    def note(self, pts_s: float | None, now: float) -> int:
+        """A packet with this timestamp in seconds came at monotonic ``now``: how many frames are newly known to be lost."""
+        passed_s, self._came = now - self._came, now
         last, self._last = self._last, pts_s if pts_s is not None else self._last
         if pts_s is None or last is None:
             return 0
@@ -64,6 +67,9 @@ class TimestampGaps:
         usual = self._usual()
         if usual is None:
             self._intervals.append(interval)
+            return 0
+        if interval > _GAP * usual and passed_s < interval / 2:
+            self._forget()
             return 0
         if interval > _GAP * usual:
             self._pending.append(interval)

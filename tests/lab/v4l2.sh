@@ -8,7 +8,8 @@
 set -uo pipefail
 multiplanar=2 # of the second vivid
 # shellcheck source=tests/lab/lab.sh
-source "$(dirname "$(readlink -f "$0")")/lab.sh"
+here=$(dirname "$(readlink -f "$0")")
+source "$here/lab.sh"
 lab
 send_h264
 for _ in $(seq 120); do # before that its node is no camera
@@ -95,7 +96,7 @@ if phase check; then
 fi
 
 if phase h264; then
-  "$(dirname "$agent")/python" "$(dirname "$(readlink -f "$0")")/h264_pictures.py" /dev/video21 "$work/h264.ts" >"$work/pictures" 2>&1 &&
+  "$(dirname "$agent")/python" "$here/h264_pictures.py" /dev/video21 "$work/h264.ts" >"$work/pictures" 2>&1 &&
     ok "each picture is one of those that were sent: $(tail -n 2 "$work/pictures" | head -n 1)" || bad "the pictures of H.264"
   cat "$work/pictures"
 fi

@@ -6,6 +6,7 @@ PyAV and not OpenCV's FFmpeg backend: see docs/decisions/0002-pyav.md.
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from edge_agent.sources._ffmpeg_decoder import Decoder, Packets
 from edge_agent.sources._ffmpeg_errors import error_code, network_fault, refuse_unverified
 from edge_agent.sources._ffmpeg_images import image_of
 from edge_agent.sources._ffmpeg_pictures import Pictures
-from edge_agent.sources._ffmpeg_times import Arrivals, Timestamps
+from edge_agent.sources._ffmpeg_times import Arrivals, Backlog, Timestamps
 from edge_agent.sources._gaps import TimestampGaps
 from edge_agent.sources._jpeg import JPEG_DECODER, jpeg_size
 from edge_agent.sources._network import reason_of
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
 
+log = logging.getLogger(__name__)
+
 _ATTACHED_PICTURE = 0x400
+MOST_BEHIND_S = 0.4
+"""A live stream of which more waits to be read is caught up with at its next key frame."""
 _USUAL_INTERVAL_S = 1 / 25
 _USUAL_GAP_S = 0.5
 """What the last frame of a whole file may be away from its declared end."""
@@ -70,6 +75,7 @@ class FfmpegSource(Source):
         self._pictures = self._new_pictures("")
         self._jpeg = False
         self._gaps, self._lost_upstream = TimestampGaps(), 0
+        self._backlog = Backlog()
         self._packets_read = 0
         self._declared: tuple[int, float | None] = (0, None)
 
@@ -187,7 +193,7 @@ class FfmpegSource(Source):
         late = self.live and now - asked >= self._target.read_timeout_s
         if packet is not None and not late:
             self._packets_read += bool(packet.size)
-            self._pictures.arrivals.note(packet.pts, now)
+            self._pictures.arrivals.note(packet.pts, now - self._behind_s(packet, asked, now) if self.live else now)
             if self.live:
                 self._lost_upstream += self._gaps.note(None if packet.pts is None else float(packet.pts * packet.time_base), now)
             return packet
@@ -196,8 +202,19 @@ class FfmpegSource(Source):
             code, reason = SourceErrorCode.TIMEOUT, f"nothing came for {self._target.read_timeout_s:g} s"
         raise SourceUnavailable(f"{self._target.shown} was lost: {reason}", code)
 
+    def _behind_s(self, packet: Packet[VideoStream], asked: float, now: float) -> float:
+        """For how long a packet of a live stream had waited to be read; too long, and what comes is left out until a key frame."""
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        behind_s = self._backlog.note(None if stamp is None else float(stamp * packet.time_base), asked, now)
+        if behind_s > MOST_BEHIND_S and not self._jpeg and self._pictures.skipper.fall_back(now):
+            log.warning(
+                "decoding is slower than the camera: going on at its next key frame source=%s behind=%.1fs", self._target.shown, behind_s
+            )
+        return behind_s
+
     def close(self) -> None:
         self._packets = iter(())
+        self._backlog = Backlog()
         self._decoded_before = self.decoded_total
         self._pictures = self._new_pictures("")
         self._packets_read, self._jpeg = 0, False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_WAITED_S = 0.002
+"""Whoever waits so long for a packet has read all that had come."""
 _MOST_ON_THE_WAY = 64
 """Packets that a decoder may hold before it gives the first of their pictures; what is older was damaged."""
 
@@ -50,3 +52,25 @@ class Arrivals:
         """When the data of the picture with that timestamp came; ``now`` where that is not known."""
         self._latest = max(self._by_pts.pop(pts, now), self._latest)
         return self._latest
+
+
+class Backlog:
+    """How much of a live stream waits to be read, as decoding takes longer than pictures take to come.
+
+    Whoever has to wait for a packet has read all of them. From then on the stream's own clock tells when each came, as long as
+    nobody has to wait again; a clock that jumps begins anew.
+    """
+
+    def __init__(self) -> None:
+        self._began: tuple[float, float] | None = None
+        """When all had been read last, and the stream's time then."""
+        self._last_s = 0.0
+
+    def note(self, stream_s: float | None, asked: float, now: float) -> float:
+        """A packet of that time of the stream was asked for and came: for how many seconds it had waited."""
+        if stream_s is None:
+            return 0.0
+        last_s, self._last_s = self._last_s, stream_s
+        if self._began is None or now - asked >= _WAITED_S or stream_s < last_s:
+            self._began = (now, stream_s)
+        return max(0.0, (now - self._began[0]) - (stream_s - self._began[1]))

@@ -27,6 +27,8 @@ PASS_AFTER_S = 0.5
 """Somebody watches whether pictures come: one is decoded now and then, even if nobody is going to serve it."""
 ALMOST = 0.9
 """Of an interval between pictures: how unevenly they may come before it matters. It then costs decoding, not a picture."""
+LONGEST_BEHIND_S = 4.0
+"""For how long a key frame is waited for where decoding has fallen behind; then what comes is decoded, right or wrong."""
 MAX_HELD = 120
 """Packets held back at most."""
 
@@ -53,9 +55,14 @@ class PacketKinds:
         if headers:
             self.of(headers)
 
+    @property
+    def are_told(self) -> bool:
+        """Whether this codec's packets say what they are."""
+        return self._codec in {"h264", "hevc"}
+
     def of(self, data: bytes) -> PacketKind:
         """The kind of a packet that begins with ``data``; an ordinary one where that cannot be told."""
-        if self._codec not in {"h264", "hevc"}:
+        if not self.are_told:
             return ORDINARY
         with_parameters = False
         position = data.find(b"\0\0\1")
@@ -128,6 +135,7 @@ class PacketSkipper:
         self._held: list[Packet[VideoStream]] = []
         self._passed_at = 0.0
         self._left_out = 0
+        self._behind_since: float | None = None
 
     def until(self, at: float, cheaper_by: float = 0.0) -> None:
         """No picture that arrives before ``at`` (monotonic seconds) is going to be served.
@@ -141,6 +149,14 @@ class PacketSkipper:
         count, self._left_out = self._left_out, 0
         return count
 
+    def fall_back(self, now: float) -> bool:
+        """Leave out what comes until the next picture that depends on nothing before: decoding does not keep up. False: it does already."""
+        if self._behind_since is not None:
+            return False
+        self._behind_since = now
+        self.lost()
+        return True
+
     def lost(self) -> None:
         """Nothing more comes: what is held back has been left out for good."""
         self._left_out += len(self._held)
@@ -153,6 +169,12 @@ class PacketSkipper:
         self._anchors.note(now, one=not kind.spare)
         if kind.restart:
             self.lost()
+        if self._behind_since is not None:
+            restarts = kind.restart if self._kinds.are_told else packet.is_keyframe
+            if not restarts and now - self._behind_since < LONGEST_BEHIND_S:
+                self._left_out += 1
+                return []
+            self._behind_since = None
         quiet_s = now - self._passed_at
         if quiet_s < HOLD_S + PASS_AFTER_S and len(self._held) < MAX_HELD:
             if kind.spare and (now < self._until or self._comes_by(self._anchors, now)):

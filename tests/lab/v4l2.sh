@@ -7,8 +7,8 @@
 # senders that stop, and a camera in a process of its own, as is the default.
 set -uo pipefail
 multiplanar=2 # of the second vivid
-# shellcheck source=tests/lab/lab.sh
 here=$(dirname "$(readlink -f "$0")")
+# shellcheck source=tests/lab/lab.sh
 source "$here/lab.sh"
 lab
 send_h264

@@ -16,7 +16,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from edge_agent.sources._packets import HOLD_S, MAX_HELD, PASS_AFTER_S, PacketKind, PacketKinds, PacketSkipper
+from edge_agent.sources._packets import HOLD_S, LONGEST_BEHIND_S, MAX_HELD, PASS_AFTER_S, PacketKind, PacketKinds, PacketSkipper
 from tests.conftest import CLIP
 
 FPS = 15
@@ -252,3 +252,31 @@ def test_no_bytes_make_the_parser_fail() -> None:
         for length in range(200):
             data = bytes(chance.choice([0, 0, 1, chance.randrange(256)]) for _ in range(length))
             assert isinstance(kinds.of(data), PacketKind)
+
+
+@pytest.mark.parametrize("name", ["no_b", "short_groups", "h265"])
+def test_who_has_fallen_behind_goes_on_at_the_next_key_frame_to_the_bit(coded: Callable[[str], Clip], name: str) -> None:
+    clip = coded(name)
+    skipper = PacketSkipper(PacketKinds(clip.codec, clip.headers))
+    passed: list[Packet[VideoStream]] = []
+    for number, packet in enumerate(clip.packets):
+        now = 100 + number / FPS
+        passed += skipper.take(packet, now)
+        if number == 40:
+            assert skipper.fall_back(now)
+            assert not skipper.fall_back(now), "it does already"
+    after = clip.packets.index(passed[41])
+    assert clip.packets[after].is_keyframe
+    assert skipper.left_out() == after - 41 == len(clip.packets) - len(passed)
+    pictures, _ = decoded(clip, passed[41:])
+    assert pictures
+    assert {pts: clip.pictures[pts] for pts in pictures} == pictures
+
+
+def test_where_no_key_frame_comes_what_comes_is_decoded_after_a_while(coded: Callable[[str], Clip]) -> None:
+    clip = coded("no_b")
+    skipper = PacketSkipper(PacketKinds(clip.codec, clip.headers))
+    ordinary = [packet for packet in clip.packets if not packet.is_keyframe]
+    skipper.fall_back(100.0)
+    passed = [len(skipper.take(packet, 100 + number / FPS)) for number, packet in enumerate(ordinary)]
+    assert passed.index(1) == pytest.approx(LONGEST_BEHIND_S * FPS, abs=1)

@@ -42,7 +42,7 @@ SELDOM = frozenset({SourceErrorCode.AUTH_FAILED, SourceErrorCode.TLS, SourceErro
 """Cameras lock out whoever fails to log in a few times; a call that hangs costs a thread or a process."""
 MOST_LEFT_BEHIND = 3
 """Threads of one camera that hang at the same time, before it waits for one of them to come back."""
-HINT_S = 1.0
+HINT_S = 3.0
 """A source is told to leave out frames for so long at most, so that ``read`` comes back while the model is busy."""
 
 
@@ -429,8 +429,7 @@ class Capture:
         if self._last_asked is not None:
             self._rhythm.note((now - self._last_asked) / frames)
         self.status.last_frame_at = now
-        for _ in range(frames):
-            self.captured_rate.tick(now)
+        self.captured_rate.tick(now, frames)
 
     def _come_online(self, reading: Reading, now: float) -> bool:
         status, state = self.status, self._online_state()

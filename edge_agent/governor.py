@@ -36,6 +36,7 @@ COOL_FLOOR = 0.5
 """Signs that heat does not explain (a weak supply, throttling while cool) take no more than this: less load may not mend them."""
 BLIND_AFTER_S = 60.0
 FORGET_AFTER_S = 4 * 3600.0
+UNLEARN_EVERY_S = 3 * 3600.0
 LEARN_AFTER, LEARN_WITHIN_C, LEARN_ABOVE_C = 3, 25.0, 60.0
 
 
@@ -131,6 +132,7 @@ class Governor:
         self._rose = False
         self._reversals = self._power_reversals = 0
         self._throttled_in_a_row = 0
+        self._learned_at = 0.0
 
     def trip_c(self, told: float | None) -> float | None:
         """Where slowing down begins, as far as known: told, or learnt where that is lower."""
@@ -150,7 +152,7 @@ class Governor:
             self._trend.note(now, signs.temperature_c)
         if self.decision.share == 1.0 and now - self._changed_at > FORGET_AFTER_S:
             self._reversals = self._power_reversals = 0
-        self._learn(signs)
+        self._learn(now, signs)
         target = self.target_c(signs.trip_c)
         self._note_signs(now, signs, target)
         share, cause = (
@@ -171,15 +173,22 @@ class Governor:
         self._changed_at = now
         self.decision = Decision(share, Cause.NONE if share == 1.0 else cause, now, self.decision.changes + 1)
 
-    def _learn(self, signs: Signs) -> None:
-        """The chip slows down here: it will again. Not from a single reading, nor where heat is no likely reason."""
+    def _learn(self, now: float, signs: Signs) -> None:
+        """The chip slows down here: it will again. Not from a single reading, nor where heat is no likely reason.
+
+        What was learnt once on a hot day is tried again a degree higher after hours without a sign.
+        """
+        if self.learned_trip_c is not None and now - max(self._heat_sign_at, self._learned_at) > UNLEARN_EVERY_S:
+            self.learned_trip_c, self._learned_at = self.learned_trip_c + 1.0, now
+            if signs.trip_c is not None and self.learned_trip_c >= signs.trip_c:
+                self.learned_trip_c = None
         heat = signs.throttled and not (signs.under_voltage or signs.over_current)
         self._throttled_in_a_row = self._throttled_in_a_row + 1 if heat else 0
         temperature, known = self._trend.temperature_c, self.trip_c(signs.trip_c)
         if self._throttled_in_a_row != LEARN_AFTER or temperature is None or temperature < LEARN_ABOVE_C:
             return
         if known is None or known - LEARN_WITHIN_C < temperature < known:
-            self.learned_trip_c = temperature
+            self.learned_trip_c, self._learned_at = temperature, now
 
     def _is_hot(self, target: float | None) -> bool:
         temperature = self._trend.temperature_c

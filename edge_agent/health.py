@@ -37,6 +37,8 @@ CHECK_S = 0.5
 STUCK_AFTER_S = 10.0
 """A lane that shows no progress for so long is stuck: the watchdog is no longer petted."""
 
+STALE_FOR_S = 10.0
+"""A camera that gives only frames that are too old, for so long, is told of."""
 GIVE_UP_AFTER_S = 60.0
 """Where no service manager would end the process, it ends itself."""
 
@@ -78,6 +80,8 @@ class Health:
         self._petted = 0.0
         self._wake = threading.Event()
         self._stopping = self._beat_now = False
+        self._served: dict[str, tuple[float, int, int]] = {}
+        """When a camera was last served, or nothing of it was stale; with what was served and stale then."""
         self._speaking = threading.Lock()  # so that of two readings of one state, the later is published last
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
@@ -200,9 +204,22 @@ class Health:
         if not self._publisher.connected:
             reasons.append(f"broker: {self._publisher.error or 'connecting'}")
         reasons += self._cooling.reasons(now)
+        reasons += [f"camera {name}: every frame is older than its staleness_ms when the model is free" for name in self._all_stale(now)]
         if bad and len(bad) == len(self._captures):
             return "failing", reasons
         return ("degraded" if reasons else "ok"), reasons
+
+    def _all_stale(self, now: float) -> list[str]:
+        """Cameras of which nothing was served lately, and all that came was too old."""
+        found = []
+        for capture in self._captures:
+            counts = capture.counts
+            seen = self._served.setdefault(capture.camera.id, (now, counts.served, counts.skipped["stale"]))
+            if counts.served > seen[1] or counts.skipped["stale"] == seen[2]:
+                self._served[capture.camera.id] = (now, counts.served, counts.skipped["stale"])
+            elif now - seen[0] >= STALE_FOR_S:
+                found.append(capture.camera.id)
+        return found
 
     def _camera(self, capture: Capture, now: float, *, stopped: bool) -> CameraHealth:
         counts, status, flow = capture.snapshot(), capture.status, self._pipeline.flows[capture.camera.id]

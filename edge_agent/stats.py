@@ -124,10 +124,14 @@ class RateMeter:
         self._times: deque[float] = deque(maxlen=4096)
         self._lock = threading.Lock()
 
-    def tick(self, now: float) -> None:
-        """An event at monotonic ``now``."""
+    def tick(self, now: float, count: int = 1) -> None:
+        """``count`` events by monotonic ``now``: those that are told of in a lump came evenly since the last."""
         with self._lock:
-            self._times.append(now)
+            if not self._times or now - self._times[-1] > self._span_s:
+                self._times.append(now)  # of a first lump nobody knows when it began
+                return
+            last = self._times[-1]
+            self._times.extend(last + (now - last) * number / count for number in range(1, count + 1))
 
     def interval_s(self, now: float, least_span_s: float = 1.0) -> float | None:
         """The mean time between the events of the last span; None before they tell as much, over ``least_span_s``."""

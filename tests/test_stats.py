@@ -157,3 +157,12 @@ def test_merged_is_sorted_and_a_copy() -> None:
     plain = merged(counter)
     counter["a"] = 9
     assert list(plain.items()) == [("a", 2), ("b", 1)]
+
+
+@given(st.floats(1, 60), st.floats(0.01, 3))
+def test_events_that_are_told_of_in_lumps_are_no_faster_than_they_came(fps: float, seconds: float) -> None:
+    meter, now, lump = RateMeter(), 1000.0, max(1, int(fps * seconds))
+    for _ in range(max(3, int(12 * fps / lump))):
+        now += lump / fps
+        meter.tick(now, lump)
+    assert meter.rate(now) == pytest.approx(fps, rel=0.03, abs=0.05)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LOOK_AT = 4096
 """Bytes of a packet that are searched for its first slice: parameter sets and SEI come before, and are small."""
-HOLD_S = 1.0
+HOLD_S = 3.0
 """An IDR picture that is further away than this is not waited for."""
 PASS_AFTER_S = 0.5
 """Somebody watches whether pictures come: one is decoded now and then, even if nobody is going to serve it."""

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_agent.errors import ConfigError, ModelError
+from edge_agent.errors import ConfigError, ModelError, PictureUnusable
 from edge_agent.image import BgrImage, Image, JpegImage
 from edge_agent.models import _batches, _loading, _trial
 from edge_agent.models._preprocess import InputFormat, Preprocessor
@@ -137,10 +137,10 @@ def test_a_picture_that_cannot_be_read_is_lost_alone(tmp_path: Path) -> None:
     alone = [model(image, THRESHOLDS) for image in pictures()]
     images = [pictures()[0], JpegImage(b"\xff\xd8 torn", 40, 30), pictures()[1], pictures()[3]]
     found = model.together(images, [THRESHOLDS] * 4)
-    assert isinstance(found[1], ModelError)
+    assert isinstance(found[1], PictureUnusable)
     assert all(same(found[at], alone[number]) for at, number in ((0, 0), (2, 1), (3, 3)))
     torn = model.together([images[1]] * 2, [THRESHOLDS] * 2)
-    assert [type(each) for each in torn] == [ModelError, ModelError], "and nothing is inferred where none is left"
+    assert [type(each) for each in torn] == [PictureUnusable, PictureUnusable], "and nothing is inferred where none is left"
 
 
 def test_numbers_that_are_none_lose_only_their_row(tmp_path: Path) -> None:

@@ -193,6 +193,12 @@ def test_a_way_to_the_broker_that_is_too_narrow_is_told_as_the_limit(mosquitto: 
 def narrow(port: int, bytes_per_s: int) -> Iterator[int]:
     """A port that leads to another one, which is told no more than so many bytes a second."""
     over = threading.Event()
+    sockets: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def begin(target: Callable[..., None], *args: Any) -> None:
+        threads.append(threading.Thread(target=target, args=args, daemon=True))
+        threads[-1].start()
 
     def carry(source: socket.socket, target: socket.socket, pause_s: float) -> None:
         with contextlib.suppress(OSError):
@@ -204,15 +210,26 @@ def narrow(port: int, bytes_per_s: int) -> Iterator[int]:
         with contextlib.suppress(OSError):
             while True:
                 here, _ = server.accept()
+                sockets.append(here)
                 here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 there = socket.create_connection(("127.0.0.1", port))
-                for ends in ((here, there, 100 / bytes_per_s), (there, here, 0.0)):
-                    threading.Thread(target=carry, args=ends, daemon=True).start()
+                sockets.append(there)
+                begin(carry, here, there, 100 / bytes_per_s)
+                begin(carry, there, here, 0.0)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=accept, args=(server,), daemon=True).start()
-        yield server.getsockname()[1]
-        over.set()
+        begin(accept, server)
+        try:
+            yield server.getsockname()[1]
+        finally:
+            over.set()
+            for one in (server, *sockets):
+                with contextlib.suppress(OSError):  # the other side went first
+                    one.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join(10)
+            for one in sockets:
+                one.close()
 
 
 @pytest.mark.parametrize(

@@ -83,22 +83,24 @@ renumber() { # all vivid cameras come back with other numbers
   for _ in $(seq 60); do rmmod vivid 2>/dev/null && break; sleep 0.5; done # whoever had it open lets go first
   plug vid_cap_nr=40,41,42,43,44
 }
-stream() { # stream FILE NODE: over and over, in the background; its process is $!. A node that somebody looks at takes no writer just then
-  for _ in $(seq 30); do
+stream() ( # stream FILE NODE: over and over, until it is told to end. A node that somebody looks at takes no writer just then: again
+  writer=
+  trap 'kill $writer 2>/dev/null; exit' TERM
+  while :; do
     ffmpeg -nostdin -v error -re -stream_loop -1 -i "$1" -c:v copy -f v4l2 "$2" &
-    sleep 1
-    kill -0 $! 2>/dev/null && return
+    writer=$!
+    wait $writer
+    sleep 0.3
   done
-  bad "nobody can write to $2"
-}
+)
 send_mjpg() { # encoded once: to encode all the time takes an emulated machine one of its two cores
   [ -e "$work/mjpg.avi" ] || ffmpeg -nostdin -v error -f lavfi -i testsrc2=size=640x480:rate=10 -t 3 -c:v mjpeg -pix_fmt yuvj422p "$work/mjpg.avi"
-  stream "$work/mjpg.avi" /dev/video20
+  stream "$work/mjpg.avi" /dev/video20 &
   sender=$!
 }
 send_h264() { # a key frame each second. Looped as MPEG-TS: of AVI its times, of MP4 its bitstream filter end with the first round
   [ -e "$work/h264.ts" ] || ffmpeg -nostdin -v error -f lavfi -i testsrc2=size=320x240:rate=5 -t 4 -c:v libx264 -preset ultrafast -g 5 -bf 0 -pix_fmt yuv420p "$work/h264.ts"
-  stream "$work/h264.ts" /dev/video21
+  stream "$work/h264.ts" /dev/video21 &
   coder=$!
 }
 lab() { # everything that a scenario stands on

@@ -7,7 +7,6 @@ frames came, which are waiting at most, which are in a lane's hands. A reader th
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import numpy as np

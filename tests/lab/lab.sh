@@ -83,8 +83,8 @@ renumber() { # all vivid cameras come back with other numbers
   for _ in $(seq 60); do rmmod vivid 2>/dev/null && break; sleep 0.5; done # whoever had it open lets go first
   plug vid_cap_nr=40,41,42,43,44
 }
-stream() ( # stream FILE NODE: over and over, until it is told to end. A node that somebody looks at takes no writer just then: again
-  writer=
+stream() { # stream FILE NODE &: over and over, until it is told to end. A node that somebody looks at takes no writer just then: again
+  local writer=
   trap 'kill $writer 2>/dev/null; exit' TERM
   while :; do
     ffmpeg -nostdin -v error -re -stream_loop -1 -i "$1" -c:v copy -f v4l2 "$2" &
@@ -92,7 +92,7 @@ stream() ( # stream FILE NODE: over and over, until it is told to end. A node th
     wait $writer
     sleep 0.3
   done
-)
+}
 send_mjpg() { # encoded once: to encode all the time takes an emulated machine one of its two cores
   [ -e "$work/mjpg.avi" ] || ffmpeg -nostdin -v error -f lavfi -i testsrc2=size=640x480:rate=10 -t 3 -c:v mjpeg -pix_fmt yuvj422p "$work/mjpg.avi"
   stream "$work/mjpg.avi" /dev/video20 &

@@ -32,11 +32,28 @@ class Kind(str, Enum):
     HEALTH = "health"
     CAMERA_STATUS = "camera_status"
     DETECTIONS = "detections"
+    COMMAND_RESULT = "command_result"
+    SNAPSHOT = "snapshot"
+
+    @property
+    def keeping(self) -> Literal["state", "event", "passing"]:
+        """How long it is worth something: the last value, each one, or now or never (docs/decisions/0020-delivery.md)."""
+        if self in {Kind.COMMAND_RESULT, Kind.SNAPSHOT}:
+            return "passing"
+        return "event" if self is Kind.DETECTIONS else "state"
 
     @property
     def is_state(self) -> bool:
         """State has a last value, which is retained and sent again on each connection. Events all count."""
-        return self is not Kind.DETECTIONS
+        return self.keeping == "state"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTo:
+    """Where who asked wants the answer, besides its own topic: MQTT 5's response topic and correlation data."""
+
+    topic: str
+    correlation: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +65,7 @@ class Message:
     payload: bytes
     at: float = field(default_factory=time.monotonic, compare=False)
     """When it was handed over: monotonic seconds."""
+    reply_to: ReplyTo | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ Third-party exceptions are translated in the plugin that meets them and nowhere 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -152,12 +153,15 @@ class SinkError(EdgeAgentError):
 class SinkUnavailable(SinkError):
     """Nothing can be delivered now; what is waiting is kept and tried again.
 
-    ``confirmed``: of the messages of the write that failed, so many, from the first, are known to have arrived.
+    ``confirmed``: with so many of the messages of the write that failed, from the first, the receiver is done;
+    ``rejected``: which of those, by position, it refused for good. ``retry_after_s``: trying again sooner would only annoy it.
     """
 
-    def __init__(self, message: str, confirmed: int = 0) -> None:
+    def __init__(
+        self, message: str, confirmed: int = 0, *, rejected: Mapping[int, Rejected] | None = None, retry_after_s: float = 0.0
+    ) -> None:
         super().__init__(message)
-        self.confirmed = confirmed
+        self.confirmed, self.rejected, self.retry_after_s = confirmed, dict(rejected or {}), retry_after_s
 
     exit_code = ExitCode.UNAVAILABLE
 

@@ -8,6 +8,8 @@ oldest go, counted.
 from __future__ import annotations
 
 import logging
+import os
+import select
 import threading
 import time
 from collections import deque
@@ -69,6 +71,8 @@ class Publisher:
         self._acknowledged: dict[str | None, Sketch] = {}
         """By camera: from an event's hand-over to its acknowledgement."""
         self._stopping = self._keep_trying = False
+        self._polling: int | None = None
+        """An eventfd, while the thread waits for it and for what comes in: it would not hear the condition."""
         self._abandon = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -88,7 +92,12 @@ class Publisher:
                 self._bytes += len(message.payload)
                 self._make_room()
             if message.kind.is_state or self._is_worth_waking():
-                self._changed.notify_all()
+                self._wake()
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        if self._polling is not None:
+            os.eventfd_write(self._polling, 1)
 
     def _make_room(self) -> None:
         """Bounds what waits. What is being written cannot be taken back, and is bounded by the sink's ``most``."""
@@ -131,7 +140,7 @@ class Publisher:
             self._stopping, self._keep_trying = True, keep_trying
             if not self.connected and not keep_trying:
                 self._abandon.set()
-            self._changed.notify_all()
+            self._wake()
         if self._thread.ident is not None:
             deadline = time.monotonic() + timeout_s
             while self._thread.is_alive() and time.monotonic() < deadline and not hurry():
@@ -152,7 +161,7 @@ class Publisher:
             try:
                 self._session()
             except SinkUnavailable as error:
-                self._wait_after(str(error))
+                self._wait_after(str(error), error.retry_after_s)
             except Exception as error:  # a defect in a sink must not end delivery for ever
                 log.exception("sink failed unexpectedly sink=%s", self.sink.name)
                 self._wait_after(f"unexpected {type(error).__name__}: {error}")
@@ -182,11 +191,29 @@ class Publisher:
 
     def _await_work(self) -> None:
         if not self._unsent and not self._events and not self._stopping:
-            self._changed.wait(IDLE_S)
+            self._idle()
         if self._linger_s and self._events:
             self._wake_at = max(1, min(self.sink.most, self._max_events // 2))
             self._changed.wait_for(lambda: self._unsent or self._stopping or self._is_worth_waking(), self._linger_s)
             self._wake_at = 1
+
+    def _idle(self) -> None:
+        """Until there is something to send, or to read. The lock is held, though not while this waits."""
+        incoming = self.sink.fileno()
+        if incoming is None:
+            self._changed.wait(IDLE_S)
+            return
+        wake_up = self._polling = os.eventfd(0)
+        self._changed.release()
+        try:
+            poll = select.poll()  # not select(): it fails with more than 1024 open files
+            for descriptor in (incoming, wake_up):
+                poll.register(descriptor, select.POLLIN)
+            poll.poll(IDLE_S * 1e3)
+        finally:
+            self._changed.acquire()
+            self._polling = None
+            os.close(wake_up)
 
     def _is_worth_waking(self) -> bool:
         return len(self._events) >= self._wake_at or 2 * self._bytes >= self._max_bytes
@@ -212,10 +239,15 @@ class Publisher:
         try:
             outcomes = self.sink.write(batch)
         except BaseException as error:
-            confirmed = error.confirmed if isinstance(error, SinkUnavailable) else 0
-            self._settle(batch[:confirmed], [None] * confirmed, batch[confirmed:])
+            confirmed, rejected = (error.confirmed, error.rejected) if isinstance(error, SinkUnavailable) else (0, {})
+            self._settled(batch, [rejected.get(position) for position in range(confirmed)])
             raise
-        self._settle(batch, outcomes, [])
+        self._settled(batch, outcomes)
+
+    def _settled(self, batch: Sequence[Message], outcomes: Sequence[Rejected | None]) -> None:
+        """With the first of the batch the sink is done, and how; what is beyond them waits again."""
+        done = len(outcomes)
+        self._settle(batch[:done], outcomes, batch[done:])
         for outcome in outcomes:
             if outcome is not None:
                 log.error("message rejected sink=%s reason=%s", self.sink.name, outcome)
@@ -246,10 +278,10 @@ class Publisher:
         for camera, delay_ms in delays:  # without the lock, which the line waits for
             self._acknowledged[camera].add(delay_ms)
 
-    def _wait_after(self, reason: str) -> None:
+    def _wait_after(self, reason: str, least_s: float = 0.0) -> None:
         self.sink.close()
         self._backoff.down(time.monotonic())
-        delay = self._backoff.next_delay()
+        delay = max(least_s, self._backoff.next_delay())
         with self._changed:
             self.connected, self.error = False, reason
         log.warning("sink unavailable sink=%s retry_in=%.1fs queued=%d reason=%s", self.sink.name, delay, self.queued[0], reason)

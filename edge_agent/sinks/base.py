@@ -35,7 +35,11 @@ class Sink(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Cheap: raises SinkUnavailable if the connection is known to be lost."""
+        """Cheap: reads what came in; raises SinkUnavailable if the connection is known to be lost."""
+
+    def fileno(self) -> int | None:
+        """A descriptor that can be read when ``check`` has something to read, so that an idle runner waits for it; None: it never has."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

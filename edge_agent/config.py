@@ -24,6 +24,8 @@ ENV_DELIMITER = "__"
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 _MODEL_NAME = re.compile(r"[\w-]{1,64}")
 _HOST = re.compile(r"[^\s/@\[\]\x00]+")
+_WEB_PATH = re.compile(r"/[!-~]*")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BASE_TOPIC = re.compile(r"[^\s/+#$\x00][^\s+#\x00]{0,127}")
 
 
@@ -54,6 +56,30 @@ def _host(value: str) -> str:
     return value
 
 
+def _web_path(value: str) -> str:
+    if not _WEB_PATH.fullmatch(value):
+        raise ValueError("must be a path such as '/mqtt', which begins with '/' and has no spaces")
+    return value
+
+
+def _header_name(value: str) -> str:
+    if not _HEADER_NAME.fullmatch(value):
+        raise ValueError("must be the name of a header, such as 'X-Token'")
+    return value
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    if any(ord(c) < 32 or ord(c) == 127 for c in value.get_secret_value()):
+        raise ValueError("must be one line of text")
+    return value
+
+
+def _alpn(value: str) -> str:
+    if not 1 <= len(value) <= 255 or not value.isascii() or not value.isprintable():
+        raise ValueError("must be the name of a protocol, such as 'mqtt'")
+    return value
+
+
 def _base_topic(value: str) -> str:
     if not _BASE_TOPIC.fullmatch(value) or value.endswith("/") or "//" in value:
         raise ValueError("must be topic levels such as 'edge' or 'site/edge', without '+', '#', spaces or empty levels")
@@ -63,6 +89,10 @@ def _base_topic(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 Host = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_host)]
+WebPath = Annotated[str, Field(max_length=1024), AfterValidator(_web_path)]
+HeaderName = Annotated[str, Field(max_length=256), AfterValidator(_header_name)]
+HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
+AlpnProtocol = Annotated[str, AfterValidator(_alpn)]
 BaseTopic = Annotated[str, AfterValidator(_base_topic)]
 Count = Annotated[int, BeforeValidator(not_bool), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(not_bool), Field(gt=0, allow_inf_nan=False)]
@@ -166,13 +196,28 @@ class TlsSettings(Table):
     """TLS towards the broker. An empty [mqtt.tls] table is enough for a broker with a public certificate."""
 
     ca_file: Annotated[str | None, Field(examples=["ca.pem"])] = None
-    """Certificate authorities to trust (PEM). Default: the system's."""
+    """Trust only the certificates in this file (PEM): of an authority, or the broker's own. Default: the system's authorities."""
     cert_file: Annotated[str | None, Field(examples=["client.pem"])] = None
     """Client certificate (PEM), where the broker asks for one."""
     key_file: Annotated[str | None, Field(examples=["client.key"])] = None
     """Private key of cert_file (PEM, no passphrase)."""
     verify: bool = True
     """false accepts any certificate. For a first try only: anyone in between can then read the password."""
+    server_name: Annotated[Host | None, Field(examples=["broker.example.com"])] = None
+    """Name to ask for (SNI) and to expect in the certificate. Default: [mqtt] host."""
+    alpn: Annotated[tuple[AlpnProtocol, ...], Field(max_length=8, examples=[["mqtt"]])] = ()
+    """Protocols to offer (ALPN), for brokers that share port 443 with others."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    """Oldest version of TLS that is accepted."""
+
+
+class WebSocketSettings(Table):
+    """MQTT over WebSockets. Set (an empty table will do) to use it; with [mqtt.tls] it is wss."""
+
+    path: WebPath = "/mqtt"
+    """Path at the broker."""
+    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=32, examples=[{"X-Token": "..."}])] = {}
+    """More headers of the request."""
 
 
 class MqttSettings(Table):
@@ -181,7 +226,9 @@ class MqttSettings(Table):
     host: Host = "localhost"
     """Name or address of the broker."""
     port: Annotated[Port | None, Field(examples=[1883])] = None
-    """Default 1883, or 8883 with TLS."""
+    """Default 1883, or 8883 with TLS; over WebSockets 80, or 443 with TLS."""
+    unix_socket: Annotated[str | None, Field(examples=["/run/mosquitto/mosquitto.sock"])] = None
+    """Unix socket of a broker on this machine, instead of host and port."""
     base: BaseTopic = "edge"
     """First level(s) of every topic: <base>/<device>/..."""
     client_id: Annotated[Name | None, Field(examples=["edge-1"])] = None
@@ -194,6 +241,8 @@ class MqttSettings(Table):
     """File whose first line is the password. Else the credential "mqtt_password" of systemd's LoadCredential= is used."""
     tls: TlsSettings | None = None
     """Set (an empty table will do) to speak TLS."""
+    websocket: WebSocketSettings | None = None
+    """Set (an empty table will do) to go over WebSockets."""
     protocol: Literal["5", "3.1.1"] = "5"
     """MQTT version."""
     qos: Annotated[int, BeforeValidator(not_bool), Field(ge=0, le=2)] = 1
@@ -205,7 +254,7 @@ class MqttSettings(Table):
     connect_timeout_s: Seconds = 5
     """Longest wait for the broker to take a connection."""
     ack_timeout_s: Seconds = 10
-    """Longest wait for the broker to acknowledge; then we reconnect and send again."""
+    """Longest wait, while nothing moves, for the broker to acknowledge; then we reconnect and send again."""
 
 
 class HealthSettings(Table):

@@ -27,7 +27,8 @@ from edge_agent.host import machine_device_id
 from edge_agent.models import _loading as model_loading
 from edge_agent.models import _trial as model_trial
 from edge_agent.redaction import redact
-from edge_agent.sinks.mqtt import MqttContext, MqttSink, tls_context
+from edge_agent.requests import Request
+from edge_agent.sinks.mqtt import MqttContext, MqttSink, TlsFiles, tls_context
 from edge_agent.sources._absent import AbsentSource
 from edge_agent.sources._process import ProcessSource, ProcessTarget
 from edge_agent.sources.base import Source, SourceContext
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 MODEL_WITHIN_S = 20.0
 """Longest that a plain check waits for the model; the built-in one takes less than half a second."""
+_LONGEST_SOCKET = 107
 _PASSWORD_KEYS = ("username", "password", "password_file")
 _KEY = re.compile(r"((?:device|model|models\.[\w-]+|mqtt|cameras\[\d+\])\.[a-z_.]+): ")
 
@@ -85,6 +87,7 @@ def _file_problems(config: AgentConfig, draft: Draft) -> dict[str, list[Problem]
         ("device.state_dir", draft.is_wrong("device", "state_dir"), lambda: _check_state(state_for(config))),
         ("mqtt.password_file", any(draft.is_wrong("mqtt", key) for key in _PASSWORD_KEYS), lambda: _password(config)),
         ("mqtt.tls", draft.is_wrong("mqtt", "tls"), lambda: _tls(config)),
+        ("mqtt.unix_socket", draft.is_wrong("mqtt", "unix_socket"), lambda: _check_broker_address(config)),
     ]
     for view in _models_of(config):
         at = tuple(view.model_key.split("."))
@@ -268,10 +271,42 @@ def camera_source(
     return ProcessSource(ProcessTarget(camera.id, camera.kind, settings.source, options, config.base_dir, model_size), source)
 
 
-def build_sink(config: AgentConfig, device: str, client_id: str | None = None) -> MqttSink:
-    """The way to the broker, not yet connected. Raises ConfigError for secrets and certificates that cannot be read."""
+def build_sink(
+    config: AgentConfig,
+    device: str,
+    *,
+    client_id: str | None = None,
+    on_request: Callable[[Request], None] | None = None,
+    trying: bool = False,
+) -> MqttSink:
+    """The way to the broker, not yet connected. Raises ConfigError for secrets and certificates that cannot be read.
+
+    ``on_request`` takes commands. ``trying``: nobody is to see that we were there.
+    """
     mqtt = config.settings.mqtt
-    return MqttSink(MqttContext(device, client_id or mqtt.client_id or device, _password(config), _tls(config)), mqtt)
+    context = MqttContext(
+        device,
+        client_id or mqtt.client_id or device,
+        _password(config),
+        _tls(config),
+        on_request,
+        cameras=None if trying else frozenset(camera.id for camera in config.cameras if camera.settings.enabled),
+        unix_socket=None if mqtt.unix_socket is None else str(config.resolve(mqtt.unix_socket)),
+        with_will=not trying,
+    )
+    return MqttSink(context, mqtt)
+
+
+def _check_broker_address(config: AgentConfig) -> None:
+    mqtt = config.settings.mqtt
+    if mqtt.unix_socket is None:
+        return
+    path = str(config.resolve(mqtt.unix_socket))
+    if len(os.fsencode(path)) > _LONGEST_SOCKET:
+        raise ConfigError(f"mqtt.unix_socket: {path} is longer than {_LONGEST_SOCKET} bytes, the most that a Unix socket's path can have")
+    for key, value in (("port", mqtt.port), ("tls", mqtt.tls), ("websocket", mqtt.websocket)):
+        if value is not None:
+            raise ConfigError(f"mqtt.unix_socket: goes to a broker on this machine, for which there is no {key}: keep one of them")
 
 
 def _password(config: AgentConfig) -> str | None:
@@ -294,12 +329,13 @@ def _tls(config: AgentConfig) -> ssl.SSLContext | None:
     for key, file in (("ca_file", ca_file), ("cert_file", cert_file), ("key_file", key_file)):
         if file is not None and not os.access(file, os.R_OK):
             raise ConfigError(f"mqtt.tls.{key}: {file} is not a file that can be read")
+    files = TlsFiles(ca_file, cert_file, key_file, tls.verify, tls.server_name, tls.alpn, tls.min_version)
     key, shown, expected = "ca_file", ca_file, "a PEM file of certificates"
     try:
-        tls_context(ca_file, None, None, verify=tls.verify)
+        tls_context(replace(files, cert_file=None, key_file=None))
         key, shown = "cert_file", f"{cert_file} with {key_file}" if key_file else cert_file
         expected = "a PEM certificate with its own private key, which has no passphrase"
-        return tls_context(ca_file, cert_file, key_file, verify=tls.verify)
+        return tls_context(files)
     except ssl.SSLError:  # its text says less
         raise ConfigError(f"mqtt.tls.{key}: {shown} is not {expected}") from None
     except OSError as error:

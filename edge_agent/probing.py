@@ -67,7 +67,7 @@ def _probe_camera(config: AgentConfig, camera: CameraConfig) -> str:
 
 def _probe_broker(config: AgentConfig) -> str:
     # An id of its own: taking over a running agent's connection would be a strange way to check.
-    sink = build_sink(config, "edge-agent-check", client_id=f"edge-agent-check-{secrets.token_hex(4)}")
+    sink = build_sink(config, "edge-agent-check", client_id=f"edge-agent-check-{secrets.token_hex(4)}", trying=True)
     try:
         sink.connect()
         return f"{sink.name} accepts us"

@@ -15,7 +15,7 @@ import pytest
 from edge_agent.config import MqttSettings
 from edge_agent.errors import SinkUnavailable
 from edge_agent.events import STATUS_OFFLINE, STATUS_ONLINE, Kind, Message
-from edge_agent.sinks.mqtt import MqttContext, MqttSink, tls_context
+from edge_agent.sinks.mqtt import MqttContext, MqttSink, TlsFiles, tls_context
 from tests.conftest import Mosquitto, free_port, needs, wait_until
 from tests.subscriber import subscribed
 
@@ -70,8 +70,8 @@ def test_the_will_speaks_when_the_connection_dies_and_not_on_a_clean_close(mosqu
         sink = make_sink(mosquitto.port)
         sink.connect()
         sink.write([STATUS_ONLINE])
-        assert sink._client is not None
-        connection = sink._client.socket()
+        assert sink._link is not None
+        connection = sink._link.client.socket()
         assert isinstance(connection, socket.socket)
         connection.shutdown(socket.SHUT_RDWR)
         wait_until(lambda: [m.payload for m in live.heard] == [b"online", b"offline"])
@@ -160,7 +160,7 @@ def test_a_message_larger_than_the_broker_takes_is_rejected_and_the_connection_l
 
 def test_a_broker_that_hangs_up_over_a_size_does_not_have_us_look_for_another_client(narrow: Mosquitto) -> None:
     with connected(make_sink(narrow.port)) as sink:
-        sink._largest = None  # as of a broker that does not announce it
+        sink._limit.announced = None  # as of a broker that does not announce it
         with pytest.raises(SinkUnavailable) as caught:
             sink.write([Message(Kind.DETECTIONS, "front", b"x" * 5000)])
     assert "larger than the broker allows" in str(caught.value)
@@ -198,7 +198,7 @@ def secure(tmp_path: Path, certificates: Path) -> Iterator[Mosquitto]:
 
 def test_tls_with_a_client_certificate(secure: Mosquitto, certificates: Path) -> None:
     ca, cert, key = (str(certificates / name) for name in ("ca.pem", "client.pem", "client.key"))
-    with connected(make_sink(secure.port, tls=tls_context(ca, cert, key, verify=True))) as sink:
+    with connected(make_sink(secure.port, tls=tls_context(TlsFiles(ca, cert, key)))) as sink:
         assert sink.write([STATUS_ONLINE]) == [None]
         assert sink.name.startswith("mqtts://")
 
@@ -206,14 +206,14 @@ def test_tls_with_a_client_certificate(secure: Mosquitto, certificates: Path) ->
 def test_an_untrusted_certificate_is_refused_with_what_to_do(secure: Mosquitto, certificates: Path) -> None:
     other, cert, key = (str(certificates / name) for name in ("other.pem", "client.pem", "client.key"))
     with pytest.raises(SinkUnavailable, match=r"certificate is not trusted.*ca_file"):
-        make_sink(secure.port, tls=tls_context(other, cert, key, verify=True)).connect()
-    with connected(make_sink(secure.port, tls=tls_context(other, cert, key, verify=False))) as sink:
+        make_sink(secure.port, tls=tls_context(TlsFiles(other, cert, key))).connect()
+    with connected(make_sink(secure.port, tls=tls_context(TlsFiles(other, cert, key, verify=False)))) as sink:
         assert sink.write([STATUS_ONLINE]) == [None]
 
 
 def test_tls_to_a_plain_port_is_said(mosquitto: Mosquitto, certificates: Path) -> None:
     with pytest.raises(SinkUnavailable, match="TLS"):
-        make_sink(mosquitto.port, tls=tls_context(str(certificates / "ca.pem"), None, None, verify=True)).connect()
+        make_sink(mosquitto.port, tls=tls_context(TlsFiles(str(certificates / "ca.pem")))).connect()
 
 
 def test_two_agents_with_one_identity_are_told_apart_in_the_log(mosquitto: Mosquitto) -> None:

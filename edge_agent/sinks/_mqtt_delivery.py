@@ -1,0 +1,217 @@
+"""Writes messages over one connection: the window, the acknowledgements, and what becomes of what the broker will not take."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_agent.errors import Rejected, SinkUnavailable
+from edge_agent.events import ReplyTo
+from edge_agent.sinks import _mqtt_words as words
+from edge_agent.sinks._mqtt_link import Link, properties
+
+log = logging.getLogger(__name__)
+
+_OVERHEAD = 10
+"""Bytes of a PUBLISH besides topic and payload, at most: type, length (4), the topic's length (2), number (2), no properties (1)."""
+_REPLY_OVERHEAD = 12
+_TRIES = 3
+"""Of a message that the broker refuses without saying why."""
+_SUSPICIOUS_BYTES = 16 * 1024
+_HANG_UPS = 5
+_FORGET_S = 3600.0
+_BUSY_S = 5.0
+_STEP_S = 0.5
+
+
+@dataclass(slots=True)
+class Parcel:
+    """One PUBLISH."""
+
+    position: int
+    """Which of the messages it is of."""
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    reply_to: ReplyTo | None = None
+    """It is the copy of an answer that goes there."""
+    is_state: bool = False
+    mid: int | None = None
+    outcome: Rejected | None = None
+
+    @property
+    def identity(self) -> tuple[str, bytes]:
+        """The same if it is tried again; state is, whatever it says now."""
+        return self.topic, b"" if self.is_state else self.payload
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire, at most."""
+        correlation = 0 if self.reply_to is None else len(self.reply_to.correlation or b"") + _REPLY_OVERHEAD
+        return len(self.topic.encode()) + len(self.payload) + correlation + _OVERHEAD
+
+
+class SizeLimit:
+    """How large a packet the broker takes. One of MQTT 5 may say so; others hang up on what is larger, which is found out here.
+
+    A message is only given up so if the broker hung up on it five times, alone in flight, and it is larger than all that was
+    ever acknowledged: a bad network must not cost events. Not thread-safe.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.announced: int | None = None
+        self._learnt: int | None = None
+        self._forget_at = 0.0
+        self._taken = self._suspect = self._times = 0
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether only one message may be in flight, so that the guilty one is known."""
+        return self._times > 0
+
+    def excess(self, size: int) -> str | None:
+        """Why a packet of that size cannot be sent; None: it can."""
+        if self.announced is not None and size > self.announced:
+            return f"{size} bytes, and the broker takes no more than {self.announced} (its maximum packet size)"
+        if self._learnt is not None and self._clock() > self._forget_at:
+            self._learnt = None
+        if self._learnt is not None and size >= self._learnt:
+            return f"{size} bytes, and the broker hangs up when it is sent {self._learnt}"
+        return None
+
+    def taken(self, size: int) -> None:
+        """A packet of that size was acknowledged."""
+        self._taken = max(self._taken, size)
+        if size >= self._suspect:
+            self._times = 0
+
+    def hung_up(self, in_flight: Sequence[int], *, said_so: bool) -> None:
+        """The connection was ended with packets of those sizes in flight; ``said_so``: because one was too large."""
+        size = max(in_flight, default=0)
+        if size == 0 or not (said_so or size > max(self._taken, _SUSPICIOUS_BYTES)):
+            self._times = 0
+            return
+        self._times = self._times + 1 if size == self._suspect else 1
+        self._suspect = size
+        if len(in_flight) == 1 and (said_so or self._times > _HANG_UPS):
+            self._learnt, self._forget_at, self._times = size, self._clock() + _FORGET_S, 0
+
+
+class Patience:
+    """With messages that the broker refuses without saying why: it may pass, but must not hold up the others for ever."""
+
+    def __init__(self) -> None:
+        self._with: tuple[str, bytes] | None = None
+        self._tries = 0
+
+    def is_over(self, identity: tuple[str, bytes]) -> bool:
+        """Whether this refusal of the message is one too many."""
+        self._tries = self._tries + 1 if identity == self._with else 1
+        self._with = identity
+        return self._tries >= _TRIES
+
+
+class Delivery:
+    """One ``write``."""
+
+    def __init__(self, name: str, link: Link, limit: SizeLimit, patience: Patience, ack_timeout_s: float) -> None:
+        self._name, self._link, self._limit, self._patience = name, link, limit, patience
+        self._ack_timeout_s = ack_timeout_s
+        self._parcels: Sequence[Parcel] = ()
+        self._sent = self._settled = 0
+
+    def run(self, parcels: Sequence[Parcel]) -> None:
+        """Deliver all of them, in order; how it went is in each parcel's ``outcome``. Raises SinkUnavailable.
+
+        A sliding window: each acknowledgement lets the next message go, so that there is always data for TCP's own
+        acknowledgements to travel on. Sent in lots, every lot would wait for the delayed one (40 ms).
+        """
+        self._parcels = parcels
+        while self._settled < len(parcels):
+            window = 1 if self._limit.one_at_a_time else self._link.granted.window
+            while self._sent < len(parcels) and self._link.in_flight < window and self._link.lost is None:
+                self._send(parcels[self._sent])
+                self._sent += 1
+            self._await_ack(window)
+            while self._settled < self._sent and self._is_acknowledged(parcels[self._settled]):
+                self._settle(parcels[self._settled])
+                self._settled += 1
+
+    def _send(self, parcel: Parcel) -> None:
+        excess = self._limit.excess(parcel.size)
+        if excess is not None:  # sent, it would cost us the connection, every time
+            parcel.outcome = Rejected(f"{parcel.topic}: {excess}")
+            return
+        try:
+            correlation = None if parcel.reply_to is None else parcel.reply_to.correlation
+            told = None if correlation is None else properties(PacketTypes.PUBLISH, CorrelationData=correlation)
+            parcel.mid = self._link.publish(parcel.topic, parcel.payload, parcel.qos, parcel.retain, told)
+        except ValueError as error:  # payload over 256 MB, or a topic that MQTT forbids
+            parcel.outcome = Rejected(f"{parcel.topic}: not a message that MQTT can carry: {error}")
+
+    def _is_acknowledged(self, parcel: Parcel) -> bool:
+        return parcel.mid is None or parcel.mid in self._link.acks
+
+    def _await_ack(self, window: int) -> None:
+        """Until the next parcel is acknowledged, or can be sent. Time runs only while nothing moves: a network may be slow."""
+        link = self._link
+
+        def is_next() -> bool:
+            return self._is_acknowledged(self._parcels[self._settled]) if self._settled < self._sent else link.in_flight < window
+
+        until = time.monotonic() + self._ack_timeout_s
+        in_flight, unsent = link.in_flight, link.unsent()
+        while not is_next() and link.lost is None:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise self._unavailable(f"the broker did not acknowledge within {self._ack_timeout_s:g} s")
+            link.pump(is_next, min(_STEP_S, left_s))
+            before, (in_flight, unsent) = (in_flight, unsent), (link.in_flight, link.unsent())
+            if in_flight < before[0] or unsent < before[1]:
+                until = time.monotonic() + self._ack_timeout_s
+        if link.lost is not None and not (self._settled < self._sent and is_next()):
+            if link.hung_up:
+                sizes = [p.size for p in self._parcels[self._settled : self._sent] if not self._is_acknowledged(p)]
+                self._limit.hung_up(sizes, said_so=link.code == words.TOO_LARGE)
+            raise self._unavailable(link.lost)
+
+    def _settle(self, parcel: Parcel) -> None:
+        if parcel.mid is None:
+            return
+        reason, told = self._link.acks.pop(parcel.mid)
+        if reason.value < words.FAILURE:
+            self._limit.taken(parcel.size)
+            return
+        why = words.said(reason, told)
+        if parcel.reply_to is not None:
+            log.warning("an answer could not be sent where it was wanted topic=%s reason=%s", words.plain(parcel.topic), why)
+        elif reason.value == words.QUOTA_EXCEEDED:
+            raise self._unavailable(f"{parcel.topic}: {why}", reason)
+        elif reason.value in words.UNSPECIFIED and not self._patience.is_over(parcel.identity):
+            raise self._unavailable(f"{parcel.topic}: {why}")
+        else:
+            parcel.outcome = Rejected(f"{parcel.topic}: {why}{_hint(reason)}")
+
+    def _unavailable(self, why: str, reason: ReasonCode | None = None) -> SinkUnavailable:
+        code = self._link.code if reason is None else reason.value
+        done = self._parcels[: self._settled]
+        following = self._parcels[self._settled].position if self._settled < len(self._parcels) else 0
+        rejected = {p.position: p.outcome for p in done if p.outcome is not None and p.position < following and p.reply_to is None}
+        return SinkUnavailable(f"{self._name}: {why}", following, rejected=rejected, retry_after_s=retry_after_s(code))
+
+
+def retry_after_s(code: int | None) -> float:
+    """How long to leave a broker alone that ended the connection so."""
+    return random.uniform(_BUSY_S, 2 * _BUSY_S) if code in words.OVERLOADED else 0.0  # noqa: S311 - nothing secret
+
+
+def _hint(reason: ReasonCode) -> str:
+    return " (the broker's ACL does not let us write there)" if reason.value == words.NOT_AUTHORIZED else ""

@@ -288,6 +288,23 @@ class SpoolSettings(Table):
     """The most bytes of them kept."""
 
 
+class PublishSettings(Table):
+    """What is published, besides what each camera's own keys say."""
+
+    snapshots: bool = False
+    """Pictures may leave this device, where a snapshot is asked for (docs/commands.md)."""
+
+
+CommandName = Literal["pause", "resume", "mute", "unmute", "snapshot", "set", "reload", "report"]
+
+
+class CommandsSettings(Table):
+    """Commands over MQTT (docs/commands.md). Who may write to the command topics may give them: restrict that at the broker."""
+
+    allow: tuple[CommandName, ...] = ("pause", "resume", "mute", "unmute", "snapshot", "set", "reload", "report")
+    """Only these are obeyed; none with an empty list. "snapshot" also needs [publish] snapshots = true."""
+
+
 class LogSettings(Table):
     """Logs go to stderr, and so to the journal under systemd."""
 
@@ -347,6 +364,8 @@ class CameraSettings(Table):
     """See [cameras.motion] below."""
     isolation: Literal["auto", "thread", "process"] = "auto"
     """Where a driver or decoder may hang: "thread" (least memory), "process" (can be killed), "auto" (a process when it must be)."""
+    snapshots: Annotated[bool | None, Field(examples=[True])] = None
+    """As in [publish], for this camera."""
     confidence: Annotated[Share | None, Field(examples=[0.5])] = None
     """As in [model], for this camera."""
     iou: Annotated[Share | None, Field(examples=[0.45])] = None
@@ -377,6 +396,8 @@ class Settings(BaseSettings):
     health: HealthSettings = HealthSettings()
     governor: GovernorSettings = GovernorSettings()
     spool: SpoolSettings = SpoolSettings()
+    publish: PublishSettings = PublishSettings()
+    commands: CommandsSettings = CommandsSettings()
     log: LogSettings = LogSettings()
     cameras: tuple[CameraSettings, ...]
 

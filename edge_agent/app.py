@@ -15,8 +15,12 @@ from functools import partial
 from typing import NoReturn
 
 from edge_agent import __version__
+from edge_agent._commands_kept import KeptSettings
+from edge_agent._commands_payload import ReloadResult
 from edge_agent.capture import Capture
+from edge_agent.commands import Commands, CommandsContext
 from edge_agent.config import AgentConfig, CameraConfig, GovernorSettings
+from edge_agent.controls import Controls
 from edge_agent.cooling import Cooling
 from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
 from edge_agent.events import STATUS_ONLINE, ModelInfo
@@ -31,6 +35,8 @@ from edge_agent.notify import Notifier
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, check_files, device_id, of_its_table, patient_source, placed, state_for
 from edge_agent.publisher import Publisher
+from edge_agent.reloading import ReloadContext, Reloader
+from edge_agent.requests import Request
 from edge_agent.scheduler import Scheduler
 from edge_agent.sinks.base import Sink
 from edge_agent.state import State
@@ -47,6 +53,7 @@ GIL_S = 0.0005
 """Threads here work in bursts of some 100 us between calls that let the GIL go; Python's 5 ms would keep the others waiting."""
 LANES_S = 1.0
 CAPTURES_S = 0.5
+COMMANDS_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,12 @@ class LoadedCrew:
     model: LoadedModel
     captures: Sequence[Capture]
     thresholds: Mapping[str, Thresholds]
+
+    @property
+    def usual(self) -> tuple[Sequence[str], float]:
+        """The model's labels, and the confidence where nobody gives one."""
+        model = self.model.lanes[0]
+        return model.labels, model.family.default_confidence
 
     def crew(self, wake: threading.Condition) -> Crew:
         """With a scheduler that keeps to the model's budget."""
@@ -99,6 +112,9 @@ class Agent:
         self.captures: list[Capture] = []
         self._health: Health | None = None
         self._wake = threading.Condition()
+        self._model_sizes: dict[str | None, tuple[int, int]] = {}
+        """Known once models are loaded, which is after the sources are made and before they are opened."""
+        self._commands: Commands | None = None
         self.device = ""
 
     def stop(self) -> None:
@@ -124,6 +140,7 @@ class Agent:
         pipeline, publisher, health = self._build(state, crews)
         log.info("starting version=%s device=%s cameras=%d sink=%s", __version__, self.device, len(self.captures), publisher.sink.name)
         publisher.publish(STATUS_ONLINE)
+        self._command(state, crews, pipeline, publisher, health)
         publisher.start()
         pipeline.start()
         for capture in self.captures:
@@ -141,13 +158,12 @@ class Agent:
         sys.setswitchinterval(GIL_S)
         cv2.setNumThreads(1)  # lanes and captures are our threads; OpenCV's own pool burns a core on pictures of this size for nothing
         cameras = [camera for camera in self._config.cameras if camera.settings.enabled]
-        sizes: dict[str | None, tuple[int, int]] = {}  # of models, which are loaded after the sources are made and before they are opened
-        self.captures = [self._capture(camera, partial(sizes.get, camera.settings.model)) for camera in cameras]
+        self.captures = [self._capture(camera, partial(self._model_sizes.get, camera.settings.model)) for camera in cameras]
         crews = []
         for view in self._config.per_model():
             with of_its_table(view):
                 crews.append(self._load_one(view))
-            sizes[view.model_name] = crews[-1].model.lanes[0].input_size
+            self._model_sizes[view.model_name] = crews[-1].model.lanes[0].input_size
         return crews
 
     def _load_one(self, view: AgentConfig) -> LoadedCrew:
@@ -183,7 +199,33 @@ class Agent:
         return pipeline, publisher, self._health
 
     def _sink(self) -> Sink:
-        return build_sink(self._config, self.device)
+        return build_sink(self._config, self.device, on_request=self._request if self._config.settings.commands.allow else None)
+
+    def _request(self, request: Request) -> None:
+        if self._commands is not None:
+            self._commands.receive(request)
+
+    def _command(self, state: State, loaded: Sequence[LoadedCrew], pipeline: Pipeline, publisher: Publisher, health: Health) -> None:
+        """Obey from now on, beginning with what was kept."""
+        settings, kept = self._config.settings, KeptSettings(state.directory)
+        kept.read_or_set_aside()
+        controls = Controls(self.captures, pipeline, kept)
+        for camera, what in controls.restore().items():
+            log.info("kept by command, and holds: camera=%s %s", camera, what)
+
+        def published(config: AgentConfig) -> None:
+            commands.allow, commands.snapshots.allowed = config.settings.commands.allow, config.settings.publish.snapshots
+
+        def reload() -> ReloadResult:
+            changes = reloader.reload()
+            return ReloadResult(changes.applied, changes.needs_restart)
+
+        models = {each.view.model_name: each.usual for each in loaded}
+        sizes = self._model_sizes
+        reloader = Reloader(self._config, ReloadContext(pipeline, controls, models, lambda name: partial(sizes.get, name), published))
+        context = CommandsContext(self.device, f"{settings.mqtt.base}/{self.device}", publisher.publish, health.report, reload)
+        commands = self._commands = Commands(context, controls, settings.commands.allow, snapshots=settings.publish.snapshots)
+        commands.start()
 
     def _camera_changed(self, capture: Capture) -> None:
         if self._health is not None:
@@ -202,6 +244,8 @@ class Agent:
 
     def _shut_down(self, pipeline: Pipeline, publisher: Publisher, health: Health) -> ExitCode:
         asked = self._stopping.is_set()
+        if self._commands is not None:
+            self._commands.stop(COMMANDS_S)
         for capture in self.captures:
             capture.stop()
         lanes_ended = pipeline.stop(LANES_S)

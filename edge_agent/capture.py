@@ -22,6 +22,7 @@ from edge_agent.reader import Call, Reader, Superseded
 from edge_agent.redaction import redact
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.rhythm import Rhythm
+from edge_agent.shared_image import SharedImage
 from edge_agent.slot import Slot, SlotPolicy
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
 from edge_agent.stats import FrameCounts, RateMeter
@@ -42,6 +43,8 @@ SELDOM = frozenset({SourceErrorCode.AUTH_FAILED, SourceErrorCode.TLS, SourceErro
 """Cameras lock out whoever fails to log in a few times; a call that hangs costs a thread or a process."""
 MOST_LEFT_BEHIND = 3
 """Threads of one camera that hang at the same time, before it waits for one of them to come back."""
+REPLACED_WITHIN_S = 5.0
+"""How long a source that is replaced may take to close, before the next is opened all the same."""
 HINT_S = 3.0
 """A source is told to leave out frames for so long at most, so that ``read`` comes back while the model is busy."""
 
@@ -66,7 +69,7 @@ class Capture:
         self.camera = camera
         self.source = source
         """The present one."""
-        self.every = camera.settings.mode == "every" or (camera.settings.mode == "auto" and not source.live)
+        self.every = _is_every(camera.settings, source)
         self.unpaced = self.every and source.unpaced
         """Throughput counts here, and not the age of a frame."""
         depth = FILE_DEPTH if self.unpaced else 1
@@ -86,7 +89,9 @@ class Capture:
         """Who is told which frames are wanted; nobody while the present source hangs."""
         self._wanted_at = self._hint_until = self._cheaper_by = 0.0
         self._stopping = self._paused = False
-        self._next_frame_id = 0
+        self._onlookers: list[Callable[[Frame], None]] = []
+        """Who is given the next frame too."""
+        self._next_frame_id = self._sources = 0
         self._left_behind: list[Reader] = []
         self._reader = Reader(self, lambda: source, f"capture-{camera.id}")
 
@@ -164,14 +169,15 @@ class Capture:
 
         While nothing moves the camera's next frame is wanted later. Call once for each frame, from the lane that took it.
         """
-        if self.motion is None:
+        motion = self.motion
+        if motion is None:
             return True
         # What is read as fast as it can be has a time of its own.
         at = frame.pts_s if self.unpaced and frame.pts_s is not None else frame.captured_at
-        if self.motion.passes(frame.image, ticket, at):
+        if motion.passes(frame.image, ticket, at):
             return True
         with self._wake:
-            until = taken_at + self.motion.look_s
+            until = taken_at + motion.look_s
             self.slot.rest(until)
             self.expect(until)
         return False
@@ -244,6 +250,80 @@ class Capture:
             is_online = self.status.state in {CameraState.ONLINE, CameraState.MUTED}
             changed = is_online and self._enter(self._online_state())
         return self._say(changed)
+
+    def configure(self, camera: CameraConfig) -> None:
+        """Go by other settings from now on, as far as the source need not be opened anew for them; what ``set_pace`` set is void."""
+        with self._wake:
+            self.camera = camera
+        self.set_pace(None)
+
+    def replace_source(self, camera: CameraConfig, source: Source, another: Callable[[], Source]) -> None:
+        """Go on with another source, and all of its settings; ``another`` as of the constructor.
+
+        It is opened when the present one is closed, or has had some time for that. The counters go on.
+        """
+        with self._wake:
+            if self._stopping:
+                return
+            before = self._reader
+            before.stop()
+            self.slot.let_go()
+            self._left_behind = [each for each in self._left_behind if each.thread.is_alive()] + [before]
+            if camera.settings.motion != self.camera.settings.motion or camera.settings.roi != self.camera.settings.roi:
+                self.motion = _motion(camera.settings, _is_every(camera.settings, source))
+            self.camera, self.source, self._another, self._hearer = camera, source, another, None
+            self.every = _is_every(camera.settings, source)
+            self.unpaced = self.every and source.unpaced
+            self.slot.set_policy(_policy(camera.settings, self.every, FILE_DEPTH if self.unpaced else 1))
+            self._may_burst = self.motion is None and self.slot.policy.interval_s is None
+            self._rhythm, self._last_asked, self._wanted_at, self._hint_until = Rhythm(), None, 0.0, 0.0
+            self.status.info, self.status.error = None, None
+
+            def make() -> Source:
+                before.thread.join(REPLACED_WITHIN_S)  # two cannot have one device
+                return source
+
+            self._sources += 1
+            self._reader = Reader(self, make, f"capture-{camera.id}-new{self._sources}")
+            self._reader.thread.start()
+            changed = self._enter(CameraState.CONNECTING)
+        self._say(changed)
+
+    def set_pace(self, max_fps: float | None) -> None:
+        """Serve at most so many frames per second from now on; None: as the camera's own settings say."""
+        settings = self.camera.settings
+        if max_fps is not None:
+            settings = settings.model_copy(update={"max_fps": max_fps, "interval_s": None})
+        with self._wake:
+            self.slot.set_policy(_policy(settings, self.every, self.slot.policy.depth))
+            self._may_burst = self.motion is None and self.slot.policy.interval_s is None
+            if not self._may_burst:
+                self.slot.make_room(1, 0.0)
+            self._wanted_at = 0.0
+            self._wake.notify_all()
+
+    @property
+    def max_fps(self) -> float | None:
+        """The most frames served per second now; None: no limit."""
+        interval_s = self.slot.policy.interval_s
+        return None if interval_s is None else 1 / interval_s
+
+    def show_next(self, onlooker: Callable[[Frame], None]) -> None:
+        """Give the next frame that comes to ``onlooker`` too, whatever becomes of it in the line.
+
+        It is called once, from the camera's thread and with the wake lock held: it returns at once. The frame's picture may
+        then be read from any thread.
+        """
+        with self._wake:
+            self._onlookers.append(onlooker)
+            if self._hearer is not None:
+                self._hearer.skip_until(0.0)  # none of those that come is to be left out
+
+    def look_away(self, onlooker: Callable[[Frame], None]) -> None:
+        """It is not to be called any more."""
+        with self._wake:
+            if onlooker in self._onlookers:
+                self._onlookers.remove(onlooker)
 
     def _online_state(self) -> CameraState:
         return CameraState.MUTED if self.slot.muted else CameraState.ONLINE
@@ -345,7 +425,7 @@ class Capture:
             self.status.lost_upstream += 0 if reader.source is None else reader.source.lost_upstream()
             self._beat(now, 1 + left_out)
             changed = self._come_online(reading, now)
-            if now < self._wanted_at or self.slot.muted:
+            if (now < self._wanted_at or self.slot.muted) and not self._onlookers:
                 self._hint(now)
             if not changed:
                 self._put(reading, captured_at, captured_utc)
@@ -407,8 +487,11 @@ class Capture:
     # -- with the lock held ---------------------------------------------------------------------------------------------
 
     def _put(self, reading: Reading, captured_at: float, captured_utc: float) -> None:
-        frame = Frame(self.camera.id, self._next_frame_id, reading.image, captured_at, captured_utc, reading.pts_s, reading.decode_ms)
+        image = SharedImage(reading.image) if self._onlookers else reading.image
+        frame = Frame(self.camera.id, self._next_frame_id, image, captured_at, captured_utc, reading.pts_s, reading.decode_ms)
         self._next_frame_id += 1
+        while self._onlookers:
+            self._onlookers.pop()(frame)
         if self._paused and not self.every:
             self.slot.pass_by("paused")
         else:
@@ -479,6 +562,10 @@ class Capture:
 def _without_credentials(error: SourceError) -> None:
     """It will be published, and may hold what a library, or a function of the user's, says of an address."""
     error.args = (redact(str(error)),)
+
+
+def _is_every(camera: CameraSettings, source: Source) -> bool:
+    return camera.mode == "every" or (camera.mode == "auto" and not source.live)
 
 
 def _policy(camera: CameraSettings, every: bool, depth: int) -> SlotPolicy:

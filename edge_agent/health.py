@@ -172,6 +172,11 @@ class Health:
                 self._publisher.publish(encode(camera_status(self._context.device, capture, time.monotonic())))
         self._wake.set()  # for ``systemctl status``
 
+    def report(self) -> HealthEvent:
+        """The heartbeat as of now, for who asks. From any thread."""
+        with self._speaking:
+            return self.heartbeat(time.monotonic())
+
     def heartbeat(self, now: float, *, stopped: bool = False) -> HealthEvent:
         """All that is known, as the contract writes it."""
         verdict, reasons = self._verdict(now)

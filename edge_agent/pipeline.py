@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -43,6 +43,8 @@ class CameraFlow:
     """What the pipeline keeps about one camera."""
 
     thresholds: Thresholds
+    usual: Thresholds
+    """By the settings; ``thresholds`` are what holds now."""
     sequence: range
     model: ModelInfo
     masks: MaskForm
@@ -93,12 +95,13 @@ class Pipeline:
 
     def __init__(self, context: PipelineContext, crews: Sequence[Crew]) -> None:
         self.flows = {
-            camera: CameraFlow(own, context.reserve(camera), crew.model, crew.masks, index)
+            camera: CameraFlow(own, own, context.reserve(camera), crew.model, crew.masks, index)
             for index, crew in enumerate(crews)
             for camera, own in crew.thresholds.items()
         }
         self.crews = tuple(crews)
         posts = [(crew.scheduler, model) for crew in crews for model in crew.lanes]
+        self._crew_of_lane = [index for index, crew in enumerate(crews) for _ in crew.lanes]
         self.ticks = [0] * len(posts)
         """Grows while a lane makes progress or knowingly waits; the watchdog looks at it."""
         self.failure: Exception | None = None
@@ -133,6 +136,21 @@ class Pipeline:
         """End with a failure, from outside: a lane that hangs cannot say so itself."""
         self.failure = ModelError(reason)
         self.finished.set()
+
+    def set_confidence(self, camera: str, confidence: float | None) -> None:
+        """Report nothing below that from the next frame on; None: as the settings say."""
+        flow = self.flows[camera]
+        flow.thresholds = flow.usual if confidence is None else replace(flow.usual, confidence=confidence)
+
+    def set_thresholds(self, camera: str, thresholds: Thresholds) -> None:
+        """What the settings say is another, from the next frame on; what was set is void."""
+        flow = self.flows[camera]
+        flow.usual = flow.thresholds = thresholds
+
+    def is_looking(self, camera: str) -> bool:
+        """Whether a lane still takes frames of that camera: those of a model end when all of its cameras have."""
+        crew = self.flows[camera].crew
+        return any(lane.is_alive() for lane, at in zip(self._lanes, self._crew_of_lane, strict=True) if at == crew)
 
     def stages_ms(self, camera: str | None = None) -> dict[str, dict[str, float] | None]:
         """Percentiles of each stage, of one camera or of all of them together."""

@@ -70,6 +70,13 @@ class Slot:
         stale_after = self.policy.staleness_s
         return self._frames[0].captured_at + stale_after if self._frames and stale_after is not None else float("inf")
 
+    def set_policy(self, policy: SlotPolicy) -> None:
+        """Go by another from now on. Lock held."""
+        self.policy = policy
+        self.due = min(self.due, self._clock() + (policy.interval_s or 0.0))
+        self._skip_beyond(self._room)
+        self._wake.notify_all()
+
     def make_room(self, frames: int, patience_s: float) -> None:
         """Let so many frames of a live source wait for that long, as the model is fast enough for all of them. Lock held."""
         self._room, self._patience_s = frames, patience_s
@@ -157,6 +164,11 @@ class Slot:
         if let_go:
             self._is_full = False
             self._wake.notify_all()
+
+    def let_go(self) -> None:
+        """Whoever waits for room gets it: its source is not read any more. Lock held."""
+        self._is_full = False
+        self._wake.notify_all()
 
     def show(self) -> None:
         """Hand out again. Lock held."""

@@ -112,23 +112,8 @@ class State:
         return found
 
     def _write(self, path: Path, text: str) -> None:
-        """Whole or not at all, also across a power cut."""
         try:
-            handle, temporary = tempfile.mkstemp(dir=self.directory, prefix=path.name)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(temporary).replace(path)
-            except BaseException:
-                Path(temporary).unlink()
-                raise
-            folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_whole(path, text)
         except OSError as error:
             raise StateError(self._problem(error)) from None
 
@@ -137,3 +122,22 @@ class State:
             f"the state directory {self.directory} cannot be used: {error.strerror}; "
             "set [device] state_dir (or $STATE_DIRECTORY) to a folder that this user may write"
         )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file whole or not at all, also across a power cut; only this user may read it. Raises OSError."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

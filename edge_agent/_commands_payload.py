@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from edge_agent.config import CommandName, Rate, Share, not_bool
 from edge_agent.events import CameraHealth, ErrorInfo, HealthEvent, Kind, Message, ReplyTo, Timestamp
@@ -47,7 +47,7 @@ def _name_of_asker(value: str) -> str:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=LONGEST_DURATION_S, allow_inf_nan=False)]
+Duration = Annotated[float, Field(gt=0, le=LONGEST_DURATION_S, allow_inf_nan=False), BeforeValidator(not_bool)]
 Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID), AfterValidator(_name_of_asker)]
 
 
@@ -73,11 +73,11 @@ class HaltArguments(Arguments):
 class SnapshotArguments(Arguments):
     """Of snapshot."""
 
-    max_width: Annotated[int, BeforeValidator(not_bool), Field(ge=16, le=8192)] = 1280
+    max_width: Annotated[int, Field(ge=16, le=8192), BeforeValidator(not_bool)] = 1280
     """Pixels; a wider picture is made smaller."""
-    max_bytes: Annotated[int, BeforeValidator(not_bool), Field(ge=2048, le=4 * 1024 * 1024)] = 256 * 1024
+    max_bytes: Annotated[int, Field(ge=2048, le=4 * 1024 * 1024), BeforeValidator(not_bool)] = 256 * 1024
     """Of the JPEG: it is made coarser, and then smaller, until it fits."""
-    within_s: Annotated[float, BeforeValidator(not_bool), Field(gt=0, le=60, allow_inf_nan=False)] = 5.0
+    within_s: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False), BeforeValidator(not_bool)] = 5.0
     """How long to wait for the camera's next picture."""
 
 
@@ -295,12 +295,15 @@ class ReloadResult:
     needs_restart: Annotated[list[str], Field(description="what differs in the file and only counts after a restart")]
 
 
+_AS_IN_HEALTH = {"type": ["object", "null"], "description": "as in the heartbeat, see its schema"}
+
+
 @dataclass(frozen=True, slots=True)
 class ReportResult:
     """Of report: the heartbeat, or a camera's part of it."""
 
-    health: HealthEvent | None = None
-    camera: CameraHealth | None = None
+    health: Annotated[HealthEvent | None, WithJsonSchema(_AS_IN_HEALTH)] = None
+    camera: Annotated[CameraHealth | None, WithJsonSchema(_AS_IN_HEALTH)] = None
 
 
 Result = HaltResult | SnapshotResult | SetResult | ReloadResult | ReportResult

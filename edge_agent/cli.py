@@ -123,6 +123,7 @@ def check(config_file: Path | None, probe: bool) -> None:
     config = _accepted(config_file)
     preflight.check_files(config, load_model=not probe)
     click.echo(f"{config.path}: valid, {len(config.cameras)} camera(s)")
+    _tell_of_commands(config)
     if not probe:
         return
     from edge_agent import probing
@@ -133,6 +134,18 @@ def check(config_file: Path | None, probe: bool) -> None:
         worst = max(worst, result.exit_code)
         click.echo(f"{click.style('ok    ', fg='green') if result.ok else click.style('failed', fg='red')} {result.what}: {result.text}")
     _leave(worst)
+
+
+def _tell_of_commands(config: AgentConfig) -> None:
+    """What was set over MQTT and kept holds instead of the file: whoever reads that must know."""
+    from edge_agent._commands_kept import KeptSettings
+    from edge_agent.preflight import state_for
+
+    kept = KeptSettings(state_for(config).directory).read()
+    cameras = {camera.id for camera in config.cameras if camera.settings.enabled}
+    for camera, what in kept.cameras.items():
+        nobody = "" if camera in cameras else " (there is no such camera now)"
+        click.echo(f"kept by command in {kept.path}: camera {camera}: {what}{nobody}")
 
 
 @main.command()
@@ -266,12 +279,12 @@ def bench(config_file: Path | None, seconds: float, no_publish: bool, picture: P
 
 
 @main.command()
-@click.argument("name", required=False, type=click.Choice(["detections", "camera_status", "health"]))
+@click.argument("name", required=False, type=click.Choice(["detections", "camera_status", "health", "command", "command_result"]))
 def schema(name: str | None) -> None:
-    """Print the JSON Schema of a payload: detections, camera_status, health. Without a name: all of them."""
-    from edge_agent.events import schemas
+    """Print the JSON Schema of a payload: detections, camera_status, health, command, command_result. Without a name: all of them."""
+    from edge_agent import _commands_payload, events
 
-    found = schemas()
+    found = {**events.schemas(), **_commands_payload.schemas()}
     click.echo(json.dumps(found[name] if name else found, indent=2, ensure_ascii=False))
 
 

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from edge_agent.config import CommandName, Rate, Share, not_bool
-from edge_agent.events import CameraHealth, ErrorInfo, HealthEvent, Kind, Message, ReplyTo, Timestamp
+from edge_agent.events import ErrorInfo, Kind, Message, ReplyTo, Timestamp
+from edge_agent.health_event import CameraHealth, HealthEvent
 
 LARGEST = 16 * 1024
 """Bytes of a command; the longest that makes sense has a few hundred."""

@@ -282,9 +282,9 @@ def bench(config_file: Path | None, seconds: float, no_publish: bool, picture: P
 @click.argument("name", required=False, type=click.Choice(["detections", "camera_status", "health", "command", "command_result"]))
 def schema(name: str | None) -> None:
     """Print the JSON Schema of a payload: detections, camera_status, health, command, command_result. Without a name: all of them."""
-    from edge_agent import _commands_payload, events
+    from edge_agent import _commands_payload, encoding
 
-    found = {**events.schemas(), **_commands_payload.schemas()}
+    found = {**encoding.schemas(), **_commands_payload.schemas()}
     click.echo(json.dumps(found[name] if name else found, indent=2, ensure_ascii=False))
 
 

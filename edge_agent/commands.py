@@ -36,7 +36,8 @@ from edge_agent._commands_payload import (
 from edge_agent._commands_snapshots import Snapshot, Snapshots
 from edge_agent.controls import CannotSet, Controls
 from edge_agent.errors import ConfigError, EdgeAgentError, StateError
-from edge_agent.events import ErrorInfo, HealthEvent, Message, timestamp
+from edge_agent.events import ErrorInfo, Message, timestamp
+from edge_agent.health_event import HealthEvent
 from edge_agent.redaction import redact
 from edge_agent.requests import Request
 from edge_agent.stats import ReasonCounter

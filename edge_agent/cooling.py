@@ -6,8 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from edge_agent.events import GovernorHealth, ThrottledBits, timestamp
+from edge_agent.events import timestamp
 from edge_agent.governor import Cause, Decision, Governor, Policy
+from edge_agent.health_event import GovernorHealth, ThrottledBits
 from edge_agent.machine import MachineWatch, Seen
 from edge_agent.power import PiThrottled
 

@@ -1,26 +1,23 @@
-"""What the world reads: the payloads of the MQTT contract, version 1, and their JSON Schemas.
+"""What the world reads: messages, and the payloads of the MQTT contract, version 1; the heartbeat's is in health_event.py.
 
-The dataclasses below are both what is serialised and what the schemas are generated from (docs/schemas/). Within a
+The dataclasses are both what is serialised (encoding.py) and what the schemas are generated from (docs/schemas/). Within a
 version fields are only added; consumers ignore those they do not know.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 VERSION = 1
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Box = Annotated[tuple[float, float, float, float], Field(description="left, top, right, bottom")]
-Percentiles = Annotated[dict[str, float], Field(description="p50, p95, p99 of the last 30 to 60 seconds")]
 LOST_UPSTREAM = "of the camera, that never arrived, by its own sequence numbers or timestamps; not in captured"
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
 
@@ -219,203 +216,6 @@ class CameraStatusEvent:
     frames_in_flight: int = 0
     frames_lost_upstream_total: Annotated[int, Field(description=LOST_UPSTREAM)] = 0
     schema: Literal["edge_agent.camera_status/1"] = "edge_agent.camera_status/1"
-
-
-@dataclass(frozen=True, slots=True)
-class MotionHealth:
-    """A camera's motion gate."""
-
-    state: Literal["moving", "still"]
-    since: Timestamp
-    gate_ms: Annotated[dict[str, float] | None, Field(description="CPU of one look, with making the small picture: p50, p95")]
-
-
-@dataclass(frozen=True, slots=True)
-class CameraHealth:
-    """One camera in the heartbeat. captured = served + skipped + dropped + in_flight."""
-
-    state: str
-    frames_captured_total: int
-    frames_served_total: int
-    frames_skipped_total: Annotated[
-        dict[str, int], Field(description="by policy: model_busy, max_fps, interval, stale, no_motion, not_decoded, muted, paused")
-    ]
-    frames_dropped_total: Annotated[dict[str, int], Field(description="lost: model_error, unreadable, shutdown")]
-    frames_in_flight: int
-    captured_fps: float
-    served_fps: float
-    latency_ms: Percentiles | None
-    last_frame_age_s: float | None
-    reconnects_total: int
-    error: ErrorInfo | None
-    decoder: str | None
-    isolation: Annotated[Literal["thread", "process"], Field(description="where its driver and decoder run")] = "thread"
-    wedged_total: Annotated[int, Field(description="calls into its driver or decoder that never came back, and were given up")] = 0
-    threads_hanging: Annotated[int, Field(description="threads that still hang in such calls")] = 0
-    frames_lost_upstream_total: Annotated[int, Field(description=LOST_UPSTREAM)] = 0
-    stages_ms: Annotated[
-        dict[str, Percentiles | None] | None,
-        Field(description="wait, decode, preprocess, infer, postprocess, publish (from hand-over to the broker's acknowledgement)"),
-    ] = None
-    motion: Annotated[MotionHealth | None, Field(description="null where the camera has no motion gate")] = None
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryHealth:
-    """The way to the broker."""
-
-    connected: bool
-    reconnects_total: int
-    events_queued: int
-    events_queued_bytes: int
-    events_delivered_total: int
-    events_dropped_total: Annotated[dict[str, int], Field(description="buffer_full: the oldest went; rejected: the broker refused")]
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessHealth:
-    """This process."""
-
-    cpu_percent: Annotated[float, Field(description="of one core, since the last heartbeat")]
-    rss_bytes: int
-    threads: int
-    descriptors: int
-
-
-@dataclass(frozen=True, slots=True)
-class HostHealth:
-    """The machine."""
-
-    load1: float
-    memory_available_bytes: int | None
-    temperature_c: Annotated[dict[str, float], Field(description="by thermal zone")]
-
-
-@dataclass(frozen=True, slots=True)
-class ThrottledBits:
-    """A Raspberry Pi's get_throttled: under_voltage, frequency_capped, throttled, soft_temperature_limit."""
-
-    now: list[str]
-    seen: Annotated[list[str], Field(description="at any time since the agent started, or latched by the firmware before")]
-
-
-@dataclass(frozen=True, slots=True)
-class GovernorHealth:
-    """Heat and power, and what is done about them. null: the machine does not tell."""
-
-    enabled: bool
-    share: Annotated[Fraction, Field(description="of the time, that may be spent on inference now; 1: no limit")]
-    cause: Annotated[
-        Literal["none", "temperature", "throttled", "frequency_cap", "under_voltage", "over_current"],
-        Field(description="why it is below 1"),
-    ]
-    since: Annotated[Timestamp, Field(description="when the share changed last")]
-    changes_total: int
-    temperature_c: Annotated[float | None, Field(description="of the zone that is nearest to its trip point")]
-    zone: str | None
-    trip_c: Annotated[float | None, Field(description="where the chip is slowed down: told by it, or learnt")]
-    target_c: Annotated[float | None, Field(description="what the governor holds")]
-    throttled_by: Annotated[list[str], Field(description="what lowers clocks for heat now")]
-    frequency_cap: Annotated[float | None, Field(description="of a processor's highest frequency, now allowed; power modes lower it too")]
-    gpu_frequency_cap: float | None
-    throttled: Annotated[ThrottledBits | None, Field(description="Raspberry Pi only")]
-    under_voltage: Annotated[bool | None, Field(description="the power supply is too weak now")]
-    under_voltage_seen: Annotated[bool | None, Field(description="or was, since boot as far as can be known")]
-    over_current_seen: Annotated[bool | None, Field(description="Jetson only: limited by its supply since boot")]
-    power_mode: Annotated[str | None, Field(description="Jetson only: as nvpmodel names it")]
-    readings_refused_total: Annotated[int, Field(description="sensor values that could not be read or made no sense")]
-
-
-@dataclass(frozen=True, slots=True)
-class HealthEvent:
-    """The heartbeat, retained. Topic: <base>/<device>/health."""
-
-    device: str
-    stream: str
-    at: Timestamp
-    clock_synced: bool
-    agent_version: str
-    uptime_s: float
-    verdict: Annotated[
-        Literal["ok", "degraded", "failing", "stopped"],
-        Field(description="ok; some of it does not work; none of it does; the agent has ended"),
-    ]
-    reasons: list[str]
-    model: ModelInfo
-    accelerator: str
-    stages_ms: Annotated[
-        dict[str, Percentiles | None], Field(description="wait, decode, preprocess, infer, postprocess, publish, over all cameras")
-    ]
-    cameras: dict[str, CameraHealth]
-    delivery: DeliveryHealth
-    process: ProcessHealth
-    host: HostHealth
-    models: Annotated[list[ModelInfo], Field(description="all of them, where cameras have models of their own")] = field(
-        default_factory=list
-    )
-    governor: GovernorHealth | None = None
-    schema: Literal["edge_agent.health/1"] = "edge_agent.health/1"
-
-
-Payload = DetectionsEvent | CameraStatusEvent | HealthEvent
-_ADAPTERS: Mapping[type[Payload], TypeAdapter[Any]] = {
-    event: TypeAdapter(event) for event in (DetectionsEvent, CameraStatusEvent, HealthEvent)
-}
-_KINDS: Mapping[type[Payload], Kind] = {
-    DetectionsEvent: Kind.DETECTIONS,
-    CameraStatusEvent: Kind.CAMERA_STATUS,
-    HealthEvent: Kind.HEALTH,
-}
-
-
-_RICH: TypeAdapter[RichDetectionsEvent] = TypeAdapter(RichDetectionsEvent)
-_NOT_NULL = frozenset({"mask", "keypoints", "classes", "segments", "rle", "polygons"})
-
-
-def _without_nulls(value: Any) -> Any:
-    """Without those optional fields that tasks do not have."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None or key not in _NOT_NULL}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _never_null(schema: Any) -> Any:
-    """A JSON Schema in which those fields may be absent, but not null."""
-    if isinstance(schema, list):
-        return [_never_null(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    schema = {key: _never_null(value) for key, value in schema.items()}
-    for name in _NOT_NULL & schema.get("properties", {}).keys():
-        field = schema["properties"][name]
-        choices = [choice for choice in field.pop("anyOf", []) if choice != {"type": "null"}]
-        field.pop("default", None)
-        field.update(*choices)
-    return schema
-
-
-def encode(event: Payload) -> Message:
-    """The event as it goes over the wire: UTF-8 JSON."""
-    kind = type(event)
-    if isinstance(event, RichDetectionsEvent):
-        content = _without_nulls(_RICH.dump_python(event, mode="json", warnings=False))
-        return Message(Kind.DETECTIONS, event.camera, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
-    payload = _ADAPTERS[kind].dump_json(event, warnings=False)
-    return Message(_KINDS[kind], getattr(event, "camera", None), payload)
-
-
-def schemas() -> dict[str, dict[str, Any]]:
-    """JSON Schema of each payload by name, such as ``detections``."""
-    found = {}
-    for event, adapter in _ADAPTERS.items():
-        whole = _RICH if event is DetectionsEvent else adapter  # one schema holds what any task may send
-        text = json.dumps(_never_null(whole.json_schema(mode="serialization")))
-        schema = json.loads(text.replace("RichObject", "DetectedObject").replace("RichDetectionsEvent", "DetectionsEvent"))
-        schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-        schema["$id"] = f"urn:edge_agent:{_KINDS[event].value}:{VERSION}"
-        found[_KINDS[event].value] = json.loads(json.dumps(schema))
-    return found
 
 
 def timestamp(utc: float) -> str:

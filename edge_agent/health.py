@@ -12,20 +12,10 @@ from typing import Literal
 from edge_agent import __version__, host
 from edge_agent.capture import CameraState, Capture
 from edge_agent.cooling import Cooling
+from edge_agent.encoding import encode
 from edge_agent.errors import SourceError
-from edge_agent.events import (
-    CameraHealth,
-    CameraStatusEvent,
-    DeliveryHealth,
-    ErrorInfo,
-    HealthEvent,
-    HostHealth,
-    ModelInfo,
-    MotionHealth,
-    ProcessHealth,
-    encode,
-    timestamp,
-)  # fmt: skip
+from edge_agent.events import CameraStatusEvent, ErrorInfo, ModelInfo, timestamp
+from edge_agent.health_event import CameraHealth, DeliveryHealth, HealthEvent, HostHealth, MotionHealth, ProcessHealth
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Pipeline
 from edge_agent.publisher import Publisher

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
+from edge_agent.encoding import encode
 from edge_agent.errors import ModelError, PictureUnusable
-from edge_agent.events import DetectionsEvent, LatencyParts, Message, ModelInfo, encode, timestamp
+from edge_agent.events import DetectionsEvent, LatencyParts, Message, ModelInfo, timestamp
 from edge_agent.looking import look
 from edge_agent.models.base import Model, Prediction, Thresholds
 from edge_agent.payload import MaskForm, enriched, is_plain, objects

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 from edge_agent import __version__, example
 from edge_agent.cli import _host_port, main
+from edge_agent.encoding import schemas
 from edge_agent.errors import ExitCode
-from edge_agent.events import schemas
 from edge_agent.watch import WatchOptions
 from tests.conftest import CLIP, CommandLine, Mosquitto, free_port, needs, terminated, wait_until
 from tests.subscriber import subscribed

@@ -15,8 +15,10 @@ from pydantic import TypeAdapter
 from edge_agent import app
 from edge_agent.config import GovernorSettings
 from edge_agent.cooling import Cooling
-from edge_agent.events import GovernorHealth, ModelInfo, schemas
+from edge_agent.encoding import schemas
+from edge_agent.events import ModelInfo
 from edge_agent.governor import Policy
+from edge_agent.health_event import GovernorHealth
 from edge_agent.machine import MachineWatch
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.scheduler import Scheduler

@@ -11,7 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from edge_agent.detections import Classification, Detections, Masks, Segmentation
-from edge_agent.events import DetectionsEvent, LatencyParts, ModelInfo, encode, schemas
+from edge_agent.encoding import encode, schemas
+from edge_agent.events import DetectionsEvent, LatencyParts, ModelInfo
 from edge_agent.models.base import Prediction, Timings
 from edge_agent.payload import MaskForm, enriched, is_plain, objects
 

@@ -12,22 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.encoding import encode
 from edge_agent.errors import ExitCode, SinkUnavailable
-from edge_agent.events import (
-    CameraHealth,
-    CameraStatusEvent,
-    DeliveryHealth,
-    DetectedObject,
-    DetectionsEvent,
-    ErrorInfo,
-    HealthEvent,
-    HostHealth,
-    LatencyParts,
-    ModelInfo,
-    ProcessHealth,
-    encode,
-    timestamp,
-)
+from edge_agent.events import CameraStatusEvent, DetectedObject, DetectionsEvent, ErrorInfo, LatencyParts, ModelInfo, timestamp
+from edge_agent.health_event import CameraHealth, DeliveryHealth, HealthEvent, HostHealth, ProcessHealth
 from edge_agent.watch import MOST_SHOWN, Watch, WatchOptions, render
 from tests.conftest import free_port
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from edge_agent import events
+from edge_agent import encoding
 from edge_agent.errors import ExitCode
 from edge_agent.models import _loading as model_loading
 from tests.conftest import CLIP, TRUTH, CommandLine, Mosquitto, free_port, make_config, needs, terminated, wait_until
@@ -47,7 +47,7 @@ def short_clip(folder: Path, frames: int = 40) -> Path:
 
 def assert_follows_the_contract(heard: Subscriber, device: str = "dev") -> None:
     """Every message has the schema, the retention and the QoS that the contract gives its topic."""
-    schemas = {name: Draft202012Validator(schema) for name, schema in events.schemas().items()}
+    schemas = {name: Draft202012Validator(schema) for name, schema in encoding.schemas().items()}
     for message in list(heard.heard):
         levels = message.topic.split("/")
         assert levels[:2] == ["edge", device]

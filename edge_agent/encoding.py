@@ -1,15 +1,24 @@
-"""From a payload to the bytes that go over the wire, and the JSON Schemas, which are generated from the same dataclasses."""
+"""From a payload to the bytes that go over the wire, and the JSON Schemas, which are generated from the same dataclasses.
+
+This is the one place that knows of encodings. A payload tells by its first byte which it is in, so nothing has to be kept
+beside it: a JSON object begins with a brace, and a MessagePack map never does.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, Literal
 
+import msgspec
+import numpy as np
 from pydantic import TypeAdapter
 
-from edge_agent.events import VERSION, CameraStatusEvent, DetectionsEvent, Kind, Message, RichDetectionsEvent
+from edge_agent.events import VERSION, CameraStatusEvent, DetectionsEvent, Kind, Mask, Message, RichDetectionsEvent, RichObject, Segment
 from edge_agent.health_event import HealthEvent
+
+Encoding = Literal["json", "msgpack"]
 
 Payload = DetectionsEvent | CameraStatusEvent | HealthEvent
 _ADAPTERS: Mapping[type[Payload], TypeAdapter[Any]] = {
@@ -20,17 +29,59 @@ _KINDS: Mapping[type[Payload], Kind] = {
     CameraStatusEvent: Kind.CAMERA_STATUS,
     HealthEvent: Kind.HEALTH,
 }
-
-
 _RICH: TypeAdapter[RichDetectionsEvent] = TypeAdapter(RichDetectionsEvent)
-_NOT_NULL = frozenset({"mask", "keypoints", "classes", "segments", "rle", "polygons"})
+_NOT_NULL = frozenset({"mask", "keypoints", "classes", "segments", "rle", "polygons", "interval"})
+_EVENT_KEYS, _OBJECT_KEYS, _SEGMENT_KEYS, _MASK_KEYS = (
+    tuple(field.name for field in fields(kind)) for kind in (RichDetectionsEvent, RichObject, Segment, Mask)
+)
 
 
-def _without_nulls(value: Any) -> Any:
-    """Without those optional fields that tasks do not have."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None or key not in _NOT_NULL}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+def _native(value: object) -> object:
+    """NumPy's numbers, which some models' arithmetic leaves in a payload, as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a payload cannot hold {type(value).__name__}")
+
+
+_JSON, _MSGPACK = msgspec.json.Encoder(enc_hook=_native), msgspec.msgpack.Encoder(enc_hook=_native)
+
+
+def encode(event: Payload, encoding: Encoding = "json") -> Message:
+    """The event as it goes over the wire. State is always JSON, so that whatever shows it can read it. From any thread."""
+    kind = _KINDS.get(type(event), Kind.DETECTIONS)
+    content = _rich(event) if isinstance(event, RichDetectionsEvent) else event
+    encoder = _JSON if encoding == "json" or kind.is_state else _MSGPACK
+    return Message(kind, getattr(event, "camera", None), encoder.encode(content))
+
+
+def as_json(payload: bytes) -> bytes:
+    """An event's payload, whatever it was encoded in, as JSON: the same bytes that ``encode`` would have made."""
+    return payload if content_type(payload) == "application/json" else _JSON.encode(msgspec.msgpack.decode(payload))
+
+
+def content_type(payload: bytes) -> str:
+    """The media type of an event's payload."""
+    return "application/json" if payload[:1] == b"{" else "application/msgpack"
+
+
+def _rich(event: RichDetectionsEvent) -> dict[str, Any]:
+    """Without those optional fields that tasks do not have; what is below is encoded as it is."""
+    content = _present(event, _EVENT_KEYS)
+    content["detections"] = [_rich_object(each) for each in event.detections]
+    if event.segments is not None:
+        content["segments"] = [_present(each, _SEGMENT_KEYS) for each in event.segments]
+    return content
+
+
+def _rich_object(each: RichObject) -> dict[str, Any]:
+    content = _present(each, _OBJECT_KEYS)
+    if each.mask is not None:
+        content["mask"] = _present(each.mask, _MASK_KEYS)
+    return content
+
+
+def _present(item: object, keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key in keys if (value := getattr(item, key)) is not None or key not in _NOT_NULL}
 
 
 def _never_null(schema: Any) -> Any:
@@ -46,16 +97,6 @@ def _never_null(schema: Any) -> Any:
         field.pop("default", None)
         field.update(*choices)
     return schema
-
-
-def encode(event: Payload) -> Message:
-    """The event as it goes over the wire: UTF-8 JSON."""
-    kind = type(event)
-    if isinstance(event, RichDetectionsEvent):
-        content = _without_nulls(_RICH.dump_python(event, mode="json", warnings=False))
-        return Message(Kind.DETECTIONS, event.camera, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
-    payload = _ADAPTERS[kind].dump_json(event, warnings=False)
-    return Message(_KINDS[kind], getattr(event, "camera", None), payload)
 
 
 def schemas() -> dict[str, dict[str, Any]]:

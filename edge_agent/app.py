@@ -225,6 +225,7 @@ class Agent:
         reloader = Reloader(self._config, ReloadContext(pipeline, controls, models, lambda name: partial(sizes.get, name), published))
         context = CommandsContext(self.device, f"{settings.mqtt.base}/{self.device}", publisher.publish, health.report, reload)
         commands = self._commands = Commands(context, controls, settings.commands.allow, snapshots=settings.publish.snapshots)
+        health.commands = commands.health if settings.commands.allow else None
         commands.start()
 
     def _camera_changed(self, capture: Capture) -> None:

@@ -37,10 +37,10 @@ from edge_agent._commands_snapshots import Snapshot, Snapshots
 from edge_agent.controls import CannotSet, Controls
 from edge_agent.errors import ConfigError, EdgeAgentError, StateError
 from edge_agent.events import ErrorInfo, Message, timestamp
-from edge_agent.health_event import HealthEvent
+from edge_agent.health_event import CommandedHealth, CommandsHealth, HealthEvent
 from edge_agent.redaction import redact
 from edge_agent.requests import Request
-from edge_agent.stats import ReasonCounter
+from edge_agent.stats import ReasonCounter, merged
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +145,12 @@ class Commands:
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
+
+    def health(self) -> CommandsHealth:
+        """For the heartbeat. From any thread; waits for nobody."""
+        counts = self.counts
+        in_force = {camera: CommandedHealth(each.confidence, each.max_fps) for camera, each in self._controls.in_force.items()}
+        return CommandsHealth(counts.received, counts.executed, counts.replayed, merged(counts.refused), merged(counts.ignored), in_force)
 
     def _post(self, work: Callable[[], None]) -> None:
         """Have something done in the thread of commands. From any thread."""

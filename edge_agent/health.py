@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from edge_agent.cooling import Cooling
 from edge_agent.encoding import encode
 from edge_agent.errors import SourceError
 from edge_agent.events import CameraStatusEvent, ErrorInfo, ModelInfo, timestamp
-from edge_agent.health_event import CameraHealth, DeliveryHealth, HealthEvent, HostHealth, MotionHealth, ProcessHealth
+from edge_agent.health_event import CameraHealth, CommandsHealth, DeliveryHealth, HealthEvent, HostHealth, MotionHealth, ProcessHealth
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Pipeline
 from edge_agent.publisher import Publisher
@@ -60,6 +60,8 @@ class Health:
         cooling: Cooling | None = None,
     ) -> None:
         self.clock_synced = host.clock_synced()
+        self.commands: Callable[[], CommandsHealth] | None = None
+        """Tells of them; waits for nobody."""
         self._context, self._captures, self._pipeline = context, captures, pipeline
         self._publisher, self._notifier = publisher, notifier
         self._cooling = cooling or Cooling(None, lambda _: None)
@@ -191,6 +193,7 @@ class Health:
             process=self._process(now),
             host=self._host(),
             governor=self._cooling.health(),
+            commands=self.commands() if self.commands else None,
         )
 
     def _verdict(self, now: float) -> tuple[Verdict, list[str]]:

@@ -119,6 +119,26 @@ class GovernorHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandedHealth:
+    """What a camera goes by since a command. null: by agent.toml."""
+
+    confidence: float | None
+    max_fps: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CommandsHealth:
+    """Commands since the start. received = executed + replayed + refused + ignored + those that wait."""
+
+    received_total: int
+    executed_total: int
+    replayed_total: Annotated[int, Field(description="answered from memory, as their ids were known")]
+    refused_total: Annotated[dict[str, int], Field(description="by the code of the answer; rate_limited: only the first in a row has one")]
+    ignored_total: Annotated[dict[str, int], Field(description="without an answer: retained, queue_full, stopping")]
+    in_force: Annotated[dict[str, CommandedHealth], Field(description="cameras of which settings were set")]
+
+
+@dataclass(frozen=True, slots=True)
 class HealthEvent:
     """The heartbeat, retained. Topic: <base>/<device>/health."""
 
@@ -146,4 +166,5 @@ class HealthEvent:
         default_factory=list
     )
     governor: GovernorHealth | None = None
+    commands: Annotated[CommandsHealth | None, Field(description="null: none are obeyed")] = None
     schema: Literal["edge_agent.health/1"] = "edge_agent.health/1"

@@ -495,7 +495,7 @@ def test_a_command_with_a_known_id_is_answered_and_not_obeyed_again(agent: Agent
     assert agent.ask("mute", "yard", id="a", duration_s=6)["ok"], "ids are each topic's own"
     agent.pass_time(601)
     agent.ask("mute", "front", id="a", duration_s=5)
-    assert [c.muted for c in agent.captures.values()] == [True, True], "memory has an end"
+    assert [c.muted for c in agent.captures.values()] == [True, False], "memory has an end"
     assert agent.conserved()
 
 

@@ -15,10 +15,11 @@ from edge_agent import capture as capture_module
 from edge_agent.capture import CameraState
 from edge_agent.errors import SourceUnavailable
 from edge_agent.frame import Frame
+from edge_agent.image import BgrImage
 from edge_agent.shared_image import SharedImage
 from edge_agent.sources.base import Source
 from tests.conftest import wait_until
-from tests.test_capture import Rig, ScriptedSource, camera, frame, running
+from tests.test_capture import PIXELS, Rig, ScriptedSource, camera, frame, running
 
 
 class Device(ScriptedSource):
@@ -246,7 +247,7 @@ def test_whoever_looks_away_is_given_none() -> None:
 
 
 def test_a_shared_picture_is_read_by_one_at_a_time() -> None:
-    class Watched(type(frame()().image)):  # type: ignore[misc]
+    class Watched(BgrImage):
         inside = most = 0
 
         def bgr(self) -> Any:
@@ -256,7 +257,7 @@ def test_a_shared_picture_is_read_by_one_at_a_time() -> None:
             Watched.inside -= 1
             return super().bgr()
 
-    shared = SharedImage(Watched(frame()().image.bgr()))
+    shared = SharedImage(Watched(PIXELS))
     threads = [threading.Thread(target=lambda: [shared.bgr() for _ in range(10)]) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -267,7 +268,7 @@ def test_a_shared_picture_is_read_by_one_at_a_time() -> None:
 
 @pytest.mark.parametrize("broken", ["bgr", "resized", "luma"])
 def test_a_shared_picture_that_cannot_be_read_lets_the_other_read_on(broken: str) -> None:
-    class Broken(type(frame()().image)):  # type: ignore[misc]
+    class Broken(BgrImage):
         def bgr(self) -> Any:
             raise ValueError("damaged")
 
@@ -277,7 +278,7 @@ def test_a_shared_picture_that_cannot_be_read_lets_the_other_read_on(broken: str
         def luma(self, *_: Any) -> Any:
             raise ValueError("damaged")
 
-    shared = SharedImage(Broken(frame()().image.bgr()))
+    shared = SharedImage(Broken(PIXELS))
     arguments: tuple[Any, ...] = {"bgr": (), "resized": (2, 2, "BGR"), "luma": (2, 2)}[broken]
     for _ in range(2):
         with pytest.raises(ValueError, match="damaged"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import signal
 import subprocess
 import threading
@@ -23,7 +24,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge_agent import _commands_payload
-from tests.conftest import CommandLine, Mosquitto, free_port, needs, terminated, wait_until
+from tests.conftest import REPOSITORY, CommandLine, Mosquitto, free_port, needs, terminated, wait_until
 from tests.subscriber import Subscriber, subscribed
 
 ANSWER = Draft202012Validator(_commands_payload.schemas()["command_result"])
@@ -295,27 +296,52 @@ def test_what_was_retained_before_the_start_is_ignored(mosquitto: Mosquitto, edg
         assert not daemon.heard.on("command/result")
 
 
-def test_the_broker_decides_who_may_command(tmp_path: Path, edge_agent: CommandLine) -> None:
+def documented_acl() -> str:
+    """The one in docs/commands.md."""
+    text = (REPOSITORY / "docs" / "commands.md").read_text()
+    [found] = re.findall(r"```\n(# Each device: .*?)```", text, re.DOTALL)
+    return str(found)
+
+
+def test_the_broker_decides_who_may_command_by_the_rules_in_the_documentation(tmp_path: Path, edge_agent: CommandLine) -> None:
     password, acl = tmp_path / "passwords", tmp_path / "acl"
-    for user in ("agent", "boss", "guest"):
+    for user in ("dev", "operator", "dashboard"):
         program = needs("mosquitto_passwd", "mosquitto")
         subprocess.run([program, "-b", *([] if password.exists() else ["-c"]), str(password), user, "pw"], check=True, capture_output=True)
-    acl.write_text(
-        "user agent\ntopic write edge/dev/#\ntopic read edge/dev/command\ntopic read edge/dev/camera/+/command\n"
-        "user boss\ntopic read edge/#\ntopic write edge/+/command\ntopic write edge/+/camera/+/command\n"
-        "user guest\ntopic read edge/#\n"
-    )
-    broker = Mosquitto(tmp_path, port=free_port(), lines=(f"password_file {password}", f"acl_file {acl}", "allow_anonymous false"))
-    broker.start()
+    acl.write_text(documented_acl().replace("edge-1", "dev"))
+    lines = (f"password_file {password}", f"acl_file {acl}", "allow_anonymous false")
+    broker = Mosquitto(tmp_path, port=free_port(), lines=lines).start()
     try:
-        configure(edge_agent.folder, broker.port, mqtt='username = "agent"\npassword = "pw"')
-        with running(edge_agent, broker.port, username="boss", password="pw") as daemon:
-            daemon.send('{"id": "g", "name": "pause"}', "edge/dev/command", "-u", "guest", "-P", "pw")
-            daemon.send('{"id": "b", "name": "mute"}', "edge/dev/command", "-u", "boss", "-P", "pw")
-            wait_until(lambda: daemon.answer("b"))
+        configure(edge_agent.folder, broker.port, mqtt='username = "dev"\npassword = "pw"')
+        with (
+            running(edge_agent, broker.port, username="operator", password="pw") as daemon,
+            subscribed(broker.port, username="dashboard", password="pw") as dashboard,
+        ):
+            daemon.send('{"id": "g", "name": "pause"}', "edge/dev/command", "-u", "dashboard", "-P", "pw")
+            daemon.send('{"id": "g", "name": "pause"}', "edge/dev/camera/front/command", "-u", "dashboard", "-P", "pw")
+            daemon.send('{"id": "b", "name": "snapshot"}', "edge/dev/command", "-u", "operator", "-P", "pw")
+            wait_until(lambda: daemon.answer("b") and daemon.heard.on("front/snapshot"))
             assert daemon.answer("g") is None
-            assert daemon.state("front") != "paused"
+            assert daemon.state("front") == "online"
             wait_until(lambda: daemon.health()["commands"]["received_total"] == 1)
+            asked = [
+                needs("mosquitto_rr", "mosquitto-clients"),
+                "-V",
+                "5",
+                "-p",
+                str(broker.port),
+                "-u",
+                "operator",
+                "-P",
+                "pw",
+                "-W",
+                "10",
+            ]
+            topics = ["-t", "edge/dev/camera/yard/command", "-e", "answers/operator/1", "-m", '{"id": "r", "name": "mute"}']
+            answered = subprocess.run([*asked, *topics], check=True, capture_output=True, timeout=20)
+            assert json.loads(answered.stdout)["id"] == "r"
+            wait_until(lambda: dashboard.on("front/detections") and dashboard.on("dev/health"))
+            assert not dashboard.on("snapshot") + dashboard.on("command") + dashboard.on("result")
     finally:
         broker.stop()
 

@@ -288,11 +288,45 @@ class SpoolSettings(Table):
     """The most bytes of them kept."""
 
 
-class PublishSettings(Table):
-    """What is published, besides what each camera's own keys say."""
+When = Literal["every", "change", "interval"]
 
+
+class PublishSettings(Table):
+    """What is published, and when. Each camera may have its own: [cameras.publish] (docs/sinks.md)."""
+
+    when: When = "every"
+    """"every": each served frame; "change": what differs from the last message; "interval": one message with counts per interval_s."""
+    interval_s: Seconds = 10
+    """For "interval": seconds that one message sums up."""
+    keep_alive_s: Seconds = 60
+    """For "change": a served frame is published after so long even if nothing changed."""
+    least_s: Annotated[float, BeforeValidator(not_bool), Field(ge=0, allow_inf_nan=False)] = 0.5
+    """For "change": seconds between two messages, at least. What changes sooner is told then, if it still holds."""
+    moved: Share = 0.05
+    """For "change": how far an edge of a box must move, as a share of the picture's width or height."""
+    confidence_change: Share = 0.2
+    """For "change": how far a confidence must move; an object appears only if it is surer than the threshold by half of that."""
+    encoding: Literal["json", "msgpack"] = "json"
+    """Of detections; "msgpack": MessagePack, the same content. State, commands and their answers are always JSON."""
     snapshots: bool = False
     """Pictures may leave this device, where a snapshot is asked for (docs/commands.md)."""
+
+
+class CameraPublishSettings(Table):
+    """As in [publish], for this camera. What is not set is as there."""
+
+    when: Annotated[When | None, Field(examples=["change"])] = None
+    """As in [publish]."""
+    interval_s: Annotated[Seconds | None, Field(examples=[60])] = None
+    """As in [publish]."""
+    keep_alive_s: Annotated[Seconds | None, Field(examples=[300])] = None
+    """As in [publish]."""
+    least_s: Annotated[float | None, BeforeValidator(not_bool), Field(ge=0, allow_inf_nan=False, examples=[2])] = None
+    """As in [publish]."""
+    moved: Annotated[Share | None, Field(examples=[0.1])] = None
+    """As in [publish]."""
+    confidence_change: Annotated[Share | None, Field(examples=[0.3])] = None
+    """As in [publish]."""
 
 
 CommandName = Literal["pause", "resume", "mute", "unmute", "snapshot", "set", "reload", "report"]
@@ -362,6 +396,8 @@ class CameraSettings(Table):
     """Region of interest [left, top, right, bottom] in 0..1 of width and height: the model sees only that. Default: all."""
     motion: MotionSettings | None = None
     """See [cameras.motion] below."""
+    publish: CameraPublishSettings | None = None
+    """See [cameras.publish] below."""
     isolation: Literal["auto", "thread", "process"] = "auto"
     """Where a driver or decoder may hang: "thread" (least memory), "process" (can be killed), "auto" (a process when it must be)."""
     snapshots: Annotated[bool | None, Field(examples=[True])] = None

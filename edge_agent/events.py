@@ -169,6 +169,39 @@ class DetectionsEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class BestSight:
+    """An object, or a class of the whole picture, in the frame in which it was surest."""
+
+    confidence: Fraction
+    frame_id: Annotated[int, Field(ge=0)]
+    captured_at: Timestamp
+    xyxy: Annotated[Box | None, Field(description="left, top, right, bottom in pixels of the source frame; null: all of it")] = None
+    xyxyn: Annotated[Box | None, Field(description="the same as fractions of width and height")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSummary:
+    """One class in an interval."""
+
+    class_id: int
+    label: str
+    most: Annotated[int, Field(ge=1, description="the most of it in one frame")]
+    mean: Annotated[float, Field(ge=0, description="over all frames of the interval, those without it too")]
+    frames: Annotated[int, Field(ge=1, description="in which it was")]
+    best: BestSight
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalSummary:
+    """What was seen since the message before (when = "interval")."""
+
+    first_captured_at: Annotated[Timestamp, Field(description="of its first frame")]
+    last_captured_at: Annotated[Timestamp, Field(description="of its last, which is the one that the rest of the message is about")]
+    frames: Annotated[int, Field(ge=1, description="looked at")]
+    classes: Annotated[list[ClassSummary], Field(description="seen in most frames first")]
+
+
+@dataclass(frozen=True, slots=True)
 class RichDetectionsEvent(DetectionsEvent):
     """One served frame. Topic: <base>/<device>/camera/<camera>/detections.
 
@@ -178,6 +211,9 @@ class RichDetectionsEvent(DetectionsEvent):
     detections: list[RichObject]  # type: ignore[assignment]  # each is a DetectedObject; nobody appends to a payload
     classes: Annotated[list[RankedClass] | None, Field(description="classification and zero-shot: of the whole picture, best first")] = None
     segments: Annotated[list[Segment] | None, Field(description="semantic segmentation: classes that occur, largest first")] = None
+    interval: Annotated[
+        IntervalSummary | None, Field(description='with [publish] when = "interval": the sum of all frames since the message before')
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

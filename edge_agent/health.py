@@ -241,6 +241,8 @@ class Health:
             frames_lost_upstream_total=status.lost_upstream,
             stages_ms={**self._pipeline.stages_ms(capture.camera.id), "publish": self._publisher.acknowledged_ms(capture.camera.id)},
             motion=_motion(capture),
+            events_published_total=flow.published,
+            events_withheld_total=merged(flow.withheld),
         )
 
     def _delivery(self, *, stopped: bool) -> DeliveryHealth:

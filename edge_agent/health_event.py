@@ -49,6 +49,13 @@ class CameraHealth:
         Field(description="wait, decode, preprocess, infer, postprocess, publish (from hand-over to the broker's acknowledgement)"),
     ] = None
     motion: Annotated[MotionHealth | None, Field(description="null where the camera has no motion gate")] = None
+    events_published_total: Annotated[
+        int, Field(description="handed over for delivery; where each served frame is published: all of them")
+    ] = 0
+    events_withheld_total: Annotated[
+        dict[str, int],
+        Field(description="served frames without a message of their own: unchanged, too_soon, summed (in one of an interval)"),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Literal
+from dataclasses import fields, replace
+from typing import Any, Literal
 
 from edge_agent.detections import Masks
-from edge_agent.events import DetectedObject, DetectionsEvent, Mask, RankedClass, RichDetectionsEvent, RichObject, RunLengths, Segment
+from edge_agent.events import (
+    DetectedObject,
+    DetectionsEvent,
+    IntervalSummary,
+    Mask,
+    RankedClass,
+    RichDetectionsEvent,
+    RichObject,
+    RunLengths,
+    Segment,
+)
 from edge_agent.models.base import Prediction
 
 MaskForm = Literal["polygon", "rle", "none"]
@@ -54,8 +64,19 @@ def enriched(event: DetectionsEvent, prediction: Prediction, form: MaskForm) -> 
         )
         for plain, mask, row in zip(event.detections, masks or nothing, points, strict=True)
     ]
-    common = {field.name: getattr(event, field.name) for field in fields(DetectionsEvent)} | {"detections": rich}
-    return RichDetectionsEvent(**common, classes=_classes(prediction), segments=_segments(prediction, form))
+    return RichDetectionsEvent(**_common(event, rich), classes=_classes(prediction), segments=_segments(prediction, form))
+
+
+def summed(newest: DetectionsEvent, interval: IntervalSummary, seq: int) -> RichDetectionsEvent:
+    """An interval's message: its newest frame, and the sum."""
+    if isinstance(newest, RichDetectionsEvent):
+        return replace(newest, seq=seq, interval=interval)
+    rich = [RichObject(each.class_id, each.label, each.confidence, each.xyxy, each.xyxyn) for each in newest.detections]
+    return RichDetectionsEvent(**{**_common(newest, rich), "seq": seq}, interval=interval)
+
+
+def _common(event: DetectionsEvent, rich: list[RichObject]) -> dict[str, Any]:
+    return {field.name: getattr(event, field.name) for field in fields(DetectionsEvent)} | {"detections": rich}
 
 
 def _share(value: float) -> float:

@@ -15,14 +15,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
-from edge_agent.encoding import encode
+from edge_agent.encoding import Encoding, encode
 from edge_agent.errors import ModelError, PictureUnusable
 from edge_agent.events import DetectionsEvent, LatencyParts, Message, ModelInfo, timestamp
 from edge_agent.looking import look
 from edge_agent.models.base import Model, Prediction, Thresholds
-from edge_agent.payload import MaskForm, enriched, is_plain, objects
+from edge_agent.payload import MaskForm, enriched, is_plain, objects, summed
+from edge_agent.publishing import Interval, OnChange, PublishRule
 from edge_agent.scheduler import Job, Scheduler
-from edge_agent.stats import RateMeter, Sketch, percentiles
+from edge_agent.stats import RateMeter, ReasonCounter, Sketch, percentiles
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,11 @@ class CameraFlow:
     masks: MaskForm
     crew: int = 0
     """Which of the models looks at it."""
+    publishing: OnChange | Interval | None = None
+    """Which frames have a message of their own; None: every one."""
+    published: int = 0
+    withheld: ReasonCounter = field(default_factory=ReasonCounter)
+    """Served frames without a message of their own: ``unchanged``, ``too_soon``, ``summed``."""
     sent: int = 0
     next_ticket: int = 0
     waiting: dict[int, tuple[Job, Outcome]] = field(default_factory=dict)
@@ -75,6 +81,7 @@ class PipelineContext:
     publish: Callable[[Message], None]
     reserve: Callable[[str], range]
     clock_synced: Callable[[], bool]
+    encoding: Encoding = "json"
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class Crew:
     model: ModelInfo
     masks: MaskForm = "polygon"
     """How masks are published."""
+    rules: Mapping[str, PublishRule] = field(default_factory=dict)
+    """When its cameras' frames are published, by id; without one: always."""
 
 
 class Pipeline:
@@ -96,7 +105,7 @@ class Pipeline:
 
     def __init__(self, context: PipelineContext, crews: Sequence[Crew]) -> None:
         self.flows = {
-            camera: CameraFlow(own, own, context.reserve(camera), crew.model, crew.masks, index)
+            camera: CameraFlow(own, own, context.reserve(camera), crew.model, crew.masks, index, _publishing(crew.rules.get(camera)))
             for index, crew in enumerate(crews)
             for camera, own in crew.thresholds.items()
         }
@@ -163,6 +172,9 @@ class Pipeline:
             self._work(index, scheduler, model)
         with self._noting_failure():
             self._tell_all()
+        with self._noting_failure(), self._committed:
+            if self._running == 1:
+                self._tell_intervals(float("inf"))
         with self._committed:
             self._running -= 1
             if self._running == 0 or self.failure is not None:
@@ -230,7 +242,9 @@ class Pipeline:
                 flow.settled.append(ready)
             if len(flow.settled) >= (TOLD_TOGETHER if job.capture.unpaced else 1):
                 self._tell(flow)
-            self._tell_late(time.monotonic())
+            now = time.monotonic()
+            self._tell_late(now)
+            self._tell_intervals(now)
             held = len(flow.waiting) >= self._most_waiting[flow.crew]
             if held != flow.held:
                 flow.held = held
@@ -246,6 +260,13 @@ class Pipeline:
         with self._committed:
             for flow in self.flows.values():
                 self._tell(flow)
+            self._tell_intervals(time.monotonic())
+
+    def _tell_intervals(self, now: float) -> None:
+        """Of cameras that give no frame any more, too. ``now`` at the end: infinity."""
+        for flow in self.flows.values():
+            if isinstance(flow.publishing, Interval) and flow.publishing.is_over(now):
+                self._tell_interval(flow, flow.publishing)
 
     def _tell(self, flow: CameraFlow) -> None:
         for job, outcome in flow.settled:
@@ -258,19 +279,46 @@ class Pipeline:
         flow.settled.clear()
 
     def _emit(self, flow: CameraFlow, job: Job, prediction: Prediction) -> None:
-        if flow.sent == len(flow.sequence):
-            flow.sequence, flow.sent = self._context.reserve(job.frame.camera), 0
-        seq = flow.sequence[flow.sent]
-        flow.sent += 1
         now = time.monotonic()
         parts = _latency(job, prediction, now)
-        self._context.publish(encode(self._event(flow, job, prediction, seq, parts)))
+        self._publish(flow, job, prediction, parts, now)
         job.capture.served()
         flow.served_rate.tick(now)
         flow.latency.add(parts.total)
         flow.service.add(prediction.timings.occupied)
         for stage in STAGES:
             flow.stages[stage].add(getattr(parts, stage))
+
+    def _publish(self, flow: CameraFlow, job: Job, prediction: Prediction, parts: LatencyParts, now: float) -> None:
+        """As the camera's rule wants it: now, in its interval's sum, or not at all."""
+        rule, image = flow.publishing, job.frame.image
+        if isinstance(rule, Interval):
+            if rule.is_over(now):
+                self._tell_interval(flow, rule)
+            rule.add(self._event(flow, job, prediction, 0, parts), now)
+            flow.withheld["summed"] += 1
+            return
+        why = None if rule is None else rule.withholds(prediction, (image.width, image.height), now, flow.thresholds.confidence)
+        if why is None:
+            self._send(flow, self._event(flow, job, prediction, self._next_seq(flow, job.frame.camera), parts))
+        else:
+            flow.withheld[why] += 1
+
+    def _tell_interval(self, flow: CameraFlow, rule: Interval) -> None:
+        told = rule.take()
+        if told is not None:
+            newest, interval = told
+            self._send(flow, summed(newest, interval, self._next_seq(flow, newest.camera)))
+
+    def _send(self, flow: CameraFlow, event: DetectionsEvent) -> None:
+        self._context.publish(encode(event, self._context.encoding))
+        flow.published += 1
+
+    def _next_seq(self, flow: CameraFlow, camera: str) -> int:
+        if flow.sent == len(flow.sequence):
+            flow.sequence, flow.sent = self._context.reserve(camera), 0
+        flow.sent += 1
+        return flow.sequence[flow.sent - 1]
 
     def _event(self, flow: CameraFlow, job: Job, prediction: Prediction, seq: int, parts: LatencyParts) -> DetectionsEvent:
         frame, context = job.frame, self._context
@@ -290,6 +338,12 @@ class Pipeline:
             pts_s=None if frame.pts_s is None else round(frame.pts_s, 4),
         )
         return event if is_plain(prediction) else enriched(event, prediction, flow.masks)
+
+
+def _publishing(rule: PublishRule | None) -> OnChange | Interval | None:
+    if rule is None or rule.when == "every":
+        return None
+    return OnChange(rule) if rule.when == "change" else Interval(rule.interval_s)
 
 
 def _moves(job: Job) -> bool | Exception:

@@ -28,7 +28,7 @@ THRESHOLDS = ("confidence", "iou", "max_detections", "classes")
 """Keys of [model], [models] and cameras that hold from the next frame on."""
 _AT_ONCE = frozenset({*THRESHOLDS, "max_fps", "interval_s", "staleness_ms", "snapshots"})
 """Of a camera's keys: those for which its source stays open."""
-_AT_START = frozenset({"model", "weight", "enabled"})
+_AT_START = frozenset({"model", "weight", "enabled", "publish"})
 """Of a camera's keys: those that only a restart changes. For all others its source is opened anew."""
 
 _AT_ONCE_IN_TABLES: Mapping[str, tuple[str, ...]] = {"model": THRESHOLDS, "commands": ("allow",), "publish": ("snapshots",)}

@@ -122,7 +122,7 @@ def test_version_and_its_parts() -> None:
 @pytest.mark.parametrize("name", sorted(schemas()))
 def test_a_schema_by_name_and_all_without(name: str) -> None:
     assert json.loads(invoke("schema", name).output) == schemas()[name]
-    assert json.loads(invoke("schema").output) == schemas()
+    assert json.loads(invoke("schema").output).items() >= schemas().items()
 
 
 def test_an_unknown_schema_names_those_that_exist() -> None:

@@ -35,10 +35,12 @@ from edge_agent.notify import Notifier
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, check_files, device_id, of_its_table, patient_source, placed, state_for
 from edge_agent.publisher import Publisher
+from edge_agent.publishing import rule_for
 from edge_agent.reloading import ReloadContext, Reloader
 from edge_agent.requests import Request
 from edge_agent.scheduler import Scheduler
 from edge_agent.sinks.base import Sink
+from edge_agent.spool import Spool, SpoolLimits
 from edge_agent.state import State
 
 log = logging.getLogger(__name__)
@@ -78,7 +80,9 @@ class LoadedCrew:
         if settings.cpu_budget is not None:
             scheduler.slow_down(min(1.0, settings.cpu_budget / (len(self.model.lanes) * self.model.threads)), "cpu_budget")
         info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
-        return Crew(scheduler, self.model.lanes, self.thresholds, info, settings.masks)
+        publish = self.view.settings.publish
+        rules = {camera.id: rule_for(publish, camera.settings.publish) for camera in self.view.cameras}
+        return Crew(scheduler, self.model.lanes, self.thresholds, info, settings.masks, rules)
 
 
 def _only_files(captures: Sequence[Capture]) -> bool:
@@ -188,9 +192,11 @@ class Agent:
         sink = self._sink()
         linger_s = FILES_LINGER_S if _only_files(self.captures) else 0.0
         spool = settings.spool
-        publisher = Publisher(sink, spool.max_events, spool.max_bytes, on_change=self._connection_changed, linger_s=linger_s)
+        publisher = Publisher(
+            sink, Spool(SpoolLimits(spool.max_events, spool.max_bytes)), on_change=self._connection_changed, linger_s=linger_s
+        )
         crews = [each.crew(self._wake) for each in loaded]
-        context = PipelineContext(self.device, stream, publisher.publish, state.reserve, self._clock_synced)
+        context = PipelineContext(self.device, stream, publisher.publish, state.reserve, self._clock_synced, settings.publish.encoding)
         pipeline = Pipeline(context, crews)
         accelerators = " + ".join(dict.fromkeys(each.model.identity.accelerator for each in loaded))
         health_context = HealthContext(self.device, stream, tuple(crew.model for crew in crews), accelerators, settings.health.interval_s)

@@ -1,8 +1,8 @@
-"""Drives one sink: its thread, its reconnects, its counters, and the bounded buffer that messages wait in.
+"""Drives one sink: its thread, its reconnects, its counters, and what waits for it.
 
-The buffer is the second of the two places where something changes thread. State (status, health) is kept as a last
-value, goes first, and is sent again on every connection; events wait in order, and when there are too many the
-oldest go, counted.
+Here is the second of the two places where something changes thread. State (status, health) is kept as a last value, goes first,
+and is sent again on every connection; what passes (answers, snapshots) goes next, or is dropped where there is no connection;
+events wait in order in a spool, and when there are too many the oldest go. Every loss is counted.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import os
 import select
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from edge_agent._outbox import Outbox
 from edge_agent.errors import Rejected, SinkUnavailable
-from edge_agent.events import STATUS_OFFLINE, Kind, Message
+from edge_agent.events import STATUS_OFFLINE, Message
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.sinks.base import Sink
+from edge_agent.spool import Spool
 from edge_agent.stats import HALF_S, ReasonCounter, Sketch, percentiles
 
 log = logging.getLogger(__name__)
@@ -29,43 +30,42 @@ IDLE_S = 0.5
 """How often an idle publisher looks whether the connection still stands."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class DeliveryCounts:
-    """accepted = delivered + dropped + queued (those being written included)."""
+    """Of events, at one moment: accepted + recovered = delivered + dropped + queued (those being written included)."""
 
-    accepted: int = 0
-    delivered: int = 0
-    dropped: ReasonCounter = field(default_factory=ReasonCounter)
-    """``buffer_full``, ``rejected``, ``shutdown``."""
-    connections: int = 0
+    accepted: int
+    delivered: int
+    dropped: ReasonCounter
+    """By the spool (spool.py), ``rejected`` by the receiver, or at ``shutdown``."""
+    connections: int
+    recovered: int
+    """Found on disk at the start."""
+    passing_delivered: int
+    passing_dropped: ReasonCounter
+    """Answers and snapshots: ``not_connected``, ``buffer_full``, ``rejected``, ``shutdown``."""
 
 
 class Publisher:
-    """One sink's runner. Every method may be called from any thread."""
+    """One sink's runner, and the only one that uses its spool. Every method may be called from any thread."""
 
     def __init__(
         self,
         sink: Sink,
-        max_events: int,
-        max_bytes: int,
+        spool: Spool,
         policy: BackoffPolicy = SINK_BACKOFF,
         on_change: Callable[[], None] = lambda: None,
         linger_s: float = 0.0,
     ) -> None:
         """``linger_s``: how long an event may wait for company; what is sent together costs less of the CPU."""
-        self.sink = sink
-        self.counts = DeliveryCounts()
+        self.sink, self.spool = sink, spool
         self.connected = False
         self.error: str | None = None
-        self._max_events, self._max_bytes = max_events, max_bytes
         self._backoff = Backoff(policy)
         self._on_change, self._linger_s = on_change, linger_s
         self._changed = threading.Condition()
-        self._states: dict[tuple[Kind, str | None], Message] = {}
-        self._unsent: dict[tuple[Kind, str | None], Message] = {}
-        self._events: deque[Message] = deque()
-        self._bytes = 0
-        self._writing: list[Message] = []
+        self._outbox = Outbox()
+        self._delivered = self._connections = 0
         self._wake_at = 1
         """Events that must wait before the thread is woken for them."""
         self._acknowledged: dict[str | None, Sketch] = {}
@@ -81,31 +81,22 @@ class Publisher:
         self._thread.start()
 
     def publish(self, message: Message) -> None:
-        """Accept a message. Never blocks and never raises; beyond the bounds the oldest events are dropped."""
+        """Accept a message. Never raises, and never blocks; beyond the bounds the oldest events are dropped."""
+        keeping = message.kind.keeping
+        if keeping == "event":
+            self.spool.put(message)
         with self._changed:
-            if message.kind.is_state:
-                key = (message.kind, message.camera)
-                self._states[key] = self._unsent[key] = message
-            else:
-                self.counts.accepted += 1
-                self._events.append(message)
-                self._bytes += len(message.payload)
-                self._make_room()
-            if message.kind.is_state or self._is_worth_waking():
+            if keeping == "state":
+                self._outbox.set_state(message)
+            elif keeping == "passing":
+                self._outbox.pass_on(message, connected=self.connected)
+            if keeping != "event" or self._is_worth_waking():
                 self._wake()
 
     def _wake(self) -> None:
         self._changed.notify_all()
         if self._polling is not None:
             os.eventfd_write(self._polling, 1)
-
-    def _make_room(self) -> None:
-        """Bounds what waits. What is being written cannot be taken back, and is bounded by the sink's ``most``."""
-        while self._events and (len(self._events) > self._max_events or self._bytes > self._max_bytes):
-            self._bytes -= len(self._events.popleft().payload)
-            self.counts.dropped["buffer_full"] += 1
-            if self.counts.dropped["buffer_full"] == 1:
-                log.warning("buffer full, the oldest events are dropped from now on sink=%s", self.sink.name)
 
     @property
     def is_alive(self) -> bool:
@@ -115,8 +106,22 @@ class Publisher:
     @property
     def queued(self) -> tuple[int, int]:
         """Events that wait or are being written, and their bytes."""
+        return self.spool.queued
+
+    @property
+    def counts(self) -> DeliveryCounts:
+        """As of now."""
+        spool = self.spool.counts
         with self._changed:
-            return len(self._events) + len(self._writing), self._bytes + sum(len(m.payload) for m in self._writing)
+            return DeliveryCounts(
+                spool.accepted,
+                self._delivered,
+                ReasonCounter(spool.dropped),
+                self._connections,
+                spool.recovered,
+                self._outbox.passing_delivered,
+                ReasonCounter(self._outbox.passing_dropped),
+            )
 
     def acknowledged_ms(self, camera: str | None = None) -> dict[str, float] | None:
         """Percentiles of the time from an event's hand-over to its acknowledgement, of one camera or of all."""
@@ -149,11 +154,10 @@ class Publisher:
                 self._abandon.set()
                 self._thread.join(0.3)
         with self._changed:
-            left = len(self._events) + len(self._writing)
-            if left:
-                self.counts.dropped["shutdown"] += left
-                log.warning("events lost at shutdown sink=%s events=%d", self.sink.name, left)
-            self._events.clear()
+            self._outbox.drop_passing("shutdown")
+        lost = self.spool.abandon()
+        if lost:
+            log.warning("events lost at shutdown sink=%s events=%d", self.sink.name, lost)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -171,15 +175,15 @@ class Publisher:
         self.sink.connect()
         with self._changed:
             self.connected, self.error = True, None
-            self.counts.connections += 1
-            self._unsent = dict(self._states)
+            self._connections += 1
+            self._outbox.begin()
         self._backoff.up(time.monotonic())
-        log.info("connected sink=%s queued=%d", self.sink.name, len(self._events))
+        log.info("connected sink=%s queued=%d", self.sink.name, self.queued[0])
         self._on_change()
         while not self._abandon.is_set():
-            batch = self._next_batch()
-            if batch:
-                self._write(batch)
+            first, events = self._next_batch()
+            if first or events:
+                self._write(first, events)
             elif self._stopping:
                 return
             else:
@@ -187,21 +191,32 @@ class Publisher:
 
     def _pending(self) -> bool:
         with self._changed:
-            return bool(self._unsent or self._events)
+            return bool(self._outbox) or self.spool.queued[0] > 0
+
+    def _next_batch(self) -> tuple[list[Message], list[Message]]:
+        """State and what passes first, so that a backlog never delays it; then events in order."""
+        with self._changed:
+            self._await_work()
+            first = self._outbox.take(self.sink.most)
+        events = self.spool.take(self.sink.most - len(first))
+        if not first and not events:
+            with self._changed:
+                first = self._outbox.take_last()
+        return first, events
 
     def _await_work(self) -> None:
-        if not self._unsent and not self._events and not self._stopping:
-            self._idle()
-        if self._linger_s and self._events:
-            self._wake_at = max(1, min(self.sink.most, self._max_events // 2))
-            self._changed.wait_for(lambda: self._unsent or self._stopping or self._is_worth_waking(), self._linger_s)
+        if not self._outbox and not self.spool.waiting[0] and not self._stopping:
+            self._idle(IDLE_S)
+        if self._linger_s and self.spool.waiting[0]:
+            self._wake_at = max(1, min(self.sink.most, self.spool.limits.max_events // 2))
+            self._changed.wait_for(lambda: self._outbox or self._stopping or self._is_worth_waking(), self._linger_s)
             self._wake_at = 1
 
-    def _idle(self) -> None:
+    def _idle(self, seconds: float) -> None:
         """Until there is something to send, or to read. The lock is held, though not while this waits."""
         incoming = self.sink.fileno()
         if incoming is None:
-            self._changed.wait(IDLE_S)
+            self._changed.wait(seconds)
             return
         wake_up = self._polling = os.eventfd(0)
         self._changed.release()
@@ -209,74 +224,41 @@ class Publisher:
             poll = select.poll()  # not select(): it fails with more than 1024 open files
             for descriptor in (incoming, wake_up):
                 poll.register(descriptor, select.POLLIN)
-            poll.poll(IDLE_S * 1e3)
+            poll.poll(seconds * 1e3)
         finally:
             self._changed.acquire()
             self._polling = None
             os.close(wake_up)
 
     def _is_worth_waking(self) -> bool:
-        return len(self._events) >= self._wake_at or 2 * self._bytes >= self._max_bytes
+        events, size = self.spool.waiting
+        return events >= self._wake_at or 2 * size >= self.spool.limits.max_memory_bytes
 
-    def _next_batch(self) -> list[Message]:
-        """State first, so that a backlog never delays it; then events in order."""
-        with self._changed:
-            self._await_work()
-            # "offline" is the last word: it waits until nothing else is left
-            last = self._unsent.get((Kind.STATUS, None)) is STATUS_OFFLINE
-            states = [m for key, m in self._unsent.items() if not (last and key == (Kind.STATUS, None))]
-            states = states[: self.sink.most]
-            for message in states:
-                del self._unsent[(message.kind, message.camera)]
-            events = [self._events.popleft() for _ in range(min(self.sink.most - len(states), len(self._events)))]
-            self._writing = events
-            self._bytes -= sum(len(m.payload) for m in events)
-            if not states and not events and last:
-                return [self._unsent.pop((Kind.STATUS, None))]
-            return states + events
-
-    def _write(self, batch: list[Message]) -> None:
+    def _write(self, first: list[Message], events: list[Message]) -> None:
         try:
-            outcomes = self.sink.write(batch)
+            outcomes = self.sink.write(first + events)
         except BaseException as error:
             confirmed, rejected = (error.confirmed, error.rejected) if isinstance(error, SinkUnavailable) else (0, {})
-            self._settled(batch, [rejected.get(position) for position in range(confirmed)])
+            self._settle(first, events, [rejected.get(position) for position in range(confirmed)])
             raise
-        self._settled(batch, outcomes)
+        self._settle(first, events, outcomes)
 
-    def _settled(self, batch: Sequence[Message], outcomes: Sequence[Rejected | None]) -> None:
-        """With the first of the batch the sink is done, and how; what is beyond them waits again."""
-        done = len(outcomes)
-        self._settle(batch[:done], outcomes, batch[done:])
+    def _settle(self, first: Sequence[Message], events: Sequence[Message], outcomes: Sequence[Rejected | None]) -> None:
+        """With the first of the batch the sink is through, and how; the rest waits again where it was, before what came since."""
+        refused = [outcome is not None for outcome in outcomes]
+        now, of_events = time.monotonic(), refused[len(first) :]
+        self.spool.settle(len(of_events), rejected=sum(of_events))
+        delivered = [message for message, no in zip(events, of_events, strict=False) if not no]
+        with self._changed:
+            self._outbox.settled(first, len(outcomes), refused)
+            self._delivered += len(delivered)
+            for camera in {message.camera for message in delivered} - self._acknowledged.keys():
+                self._acknowledged[camera] = Sketch()
+        for message in delivered:  # without the lock, which the line waits for
+            self._acknowledged[message.camera].add((now - message.at) * 1e3)
         for outcome in outcomes:
             if outcome is not None:
                 log.error("message rejected sink=%s reason=%s", self.sink.name, outcome)
-
-    def _settle(self, done: Sequence[Message], outcomes: Sequence[Rejected | None], put_back: Sequence[Message]) -> None:
-        """Count what is done with, and put the rest back where it was, before what came since."""
-        now = time.monotonic()
-        delays: list[tuple[str | None, float]] = []
-        with self._changed:
-            self._writing = []
-            for message, outcome in zip(done, outcomes, strict=True):
-                if message.kind.is_state:
-                    continue
-                if outcome is None:
-                    self.counts.delivered += 1
-                    delays.append((message.camera, (now - message.at) * 1e3))
-                else:
-                    self.counts.dropped["rejected"] += 1
-            events = [m for m in put_back if not m.kind.is_state]
-            self._events.extendleft(reversed(events))
-            self._bytes += sum(len(m.payload) for m in events)
-            for message in put_back:
-                if message.kind.is_state:
-                    self._unsent.setdefault((message.kind, message.camera), message)
-            self._make_room()
-            for camera in {camera for camera, _ in delays} - self._acknowledged.keys():
-                self._acknowledged[camera] = Sketch()
-        for camera, delay_ms in delays:  # without the lock, which the line waits for
-            self._acknowledged[camera].add(delay_ms)
 
     def _wait_after(self, reason: str, least_s: float = 0.0) -> None:
         self.sink.close()
@@ -284,6 +266,7 @@ class Publisher:
         delay = max(least_s, self._backoff.next_delay())
         with self._changed:
             self.connected, self.error = False, reason
+            self._outbox.drop_passing("not_connected")
         log.warning("sink unavailable sink=%s retry_in=%.1fs queued=%d reason=%s", self.sink.name, delay, self.queued[0], reason)
         self._on_change()
         with self._changed:

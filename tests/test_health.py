@@ -11,6 +11,7 @@ from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.publisher import Publisher
+from edge_agent.spool import Spool, SpoolLimits
 from edge_agent.scheduler import Scheduler
 from tests.conftest import make_config
 from tests.test_publisher import ScriptedSink
@@ -24,7 +25,7 @@ def test_a_camera_whose_frames_are_all_too_old_is_told_of_once_it_lasts() -> Non
     info = ModelInfo("m", "h", "int8", "r")
     context = PipelineContext("dev", "s", lambda _: None, lambda _: range(10), lambda: True)
     pipeline = Pipeline(context, [Crew(Scheduler([capture], wake), [], {"slow": Thresholds(0.4, 0.5, 10)}, info)])
-    publisher = Publisher(ScriptedSink(), 10, 1 << 20)
+    publisher = Publisher(ScriptedSink(), Spool(SpoolLimits(10, 1 << 20)))
     health = Health(HealthContext("dev", "s", (info,), "CPU", 10.0), [capture], pipeline, publisher, Notifier({}))
 
     def reasons(now: float) -> list[str]:

@@ -12,9 +12,14 @@ from edge_agent.events import STATUS_OFFLINE, STATUS_ONLINE, Kind, Message
 from edge_agent.publisher import Publisher
 from edge_agent.retry import BackoffPolicy
 from edge_agent.sinks.base import Sink
+from edge_agent.spool import Spool, SpoolLimits
 from tests.conftest import wait_until
 
 AT_ONCE = BackoffPolicy(first_s=0.01, least_s=0.01, cap_s=0.02, stable_s=0.0)
+
+
+def spool(max_events: int, max_bytes: int) -> Spool:
+    return Spool(SpoolLimits(max_events, max_bytes))
 
 
 def event(number: int, size: int = 0) -> Message:
@@ -23,6 +28,10 @@ def event(number: int, size: int = 0) -> Message:
 
 def health(number: int) -> Message:
     return Message(Kind.HEALTH, None, b"health %d" % number)
+
+
+def answer(number: int) -> Message:
+    return Message(Kind.COMMAND_RESULT, None, b"answer %d" % number)
 
 
 class ScriptedSink(Sink):
@@ -81,7 +90,7 @@ def sink() -> ScriptedSink:
 
 @pytest.fixture
 def publisher(sink: ScriptedSink) -> Iterator[Publisher]:
-    made = Publisher(sink, max_events=100, max_bytes=10_000, policy=AT_ONCE)
+    made = Publisher(sink, spool(100, 10_000), AT_ONCE)
     yield made
     sink.gate.set()
     made.stop(5)
@@ -245,7 +254,7 @@ def test_stop_delivers_what_waits_and_then_says_offline(sink: ScriptedSink, publ
 
 def test_stop_without_a_broker_is_prompt_and_counts_the_loss(sink: ScriptedSink, caplog: pytest.LogCaptureFixture) -> None:
     sink.is_reachable = False
-    publisher = Publisher(sink, 100, 10_000, BackoffPolicy(first_s=1000, least_s=1000, cap_s=1000, stable_s=0))
+    publisher = Publisher(sink, spool(100, 10_000), BackoffPolicy(first_s=1000, least_s=1000, cap_s=1000, stable_s=0))
     for number in range(9):
         publisher.publish(event(number))
     publisher.start()
@@ -257,7 +266,7 @@ def test_stop_without_a_broker_is_prompt_and_counts_the_loss(sink: ScriptedSink,
 
 def test_a_run_that_ended_by_itself_keeps_trying_until_it_is_connected(sink: ScriptedSink) -> None:
     sink.is_reachable = False
-    publisher = Publisher(sink, 100, 10_000, AT_ONCE)
+    publisher = Publisher(sink, spool(100, 10_000), AT_ONCE)
     for number in range(9):
         publisher.publish(event(number))
     publisher.start()
@@ -270,7 +279,7 @@ def test_a_run_that_ended_by_itself_keeps_trying_until_it_is_connected(sink: Scr
 
 
 def test_stop_is_bounded_when_the_sink_hangs(sink: ScriptedSink) -> None:
-    publisher = Publisher(sink, 100, 10_000, AT_ONCE)
+    publisher = Publisher(sink, spool(100, 10_000), AT_ONCE)
     sink.gate.clear()
     publisher.publish(event(1))
     publisher.start()
@@ -281,14 +290,14 @@ def test_stop_is_bounded_when_the_sink_hangs(sink: ScriptedSink) -> None:
 
 
 def test_stop_before_start_does_nothing_bad(sink: ScriptedSink) -> None:
-    publisher = Publisher(sink, 100, 10_000, AT_ONCE)
+    publisher = Publisher(sink, spool(100, 10_000), AT_ONCE)
     publisher.publish(event(1))
     assert publisher.stop(0.1)
     assert publisher.counts.dropped["shutdown"] == 1
 
 
 def test_events_that_linger_go_together_and_state_does_not_wait_for_them(sink: ScriptedSink) -> None:
-    publisher = Publisher(sink, 1000, 100_000, AT_ONCE, linger_s=3600)
+    publisher = Publisher(sink, spool(1000, 100_000), AT_ONCE, linger_s=3600)
     publisher.start()
     wait_until(lambda: publisher.connected)
     for number in range(sink.most - 1):
@@ -306,7 +315,7 @@ def test_events_that_linger_go_together_and_state_does_not_wait_for_them(sink: S
 
 
 def test_a_full_buffer_does_not_linger(sink: ScriptedSink) -> None:
-    publisher = Publisher(sink, 1000, 10_000, AT_ONCE, linger_s=3600)
+    publisher = Publisher(sink, spool(1000, 10_000), AT_ONCE, linger_s=3600)
     publisher.start()
     wait_until(lambda: publisher.connected)
     for number in range(6):
@@ -315,3 +324,48 @@ def test_a_full_buffer_does_not_linger(sink: ScriptedSink) -> None:
     publisher.stop(5)
     assert sink.events == list(range(6))
     assert not publisher.counts.dropped
+
+
+def test_what_passes_goes_after_state_and_before_events(sink: ScriptedSink, publisher: Publisher) -> None:
+    sink.gate.clear()
+    publisher.publish(health(1))
+    publisher.start()
+    assert sink.in_write.wait(5)
+    for number in range(30):
+        publisher.publish(event(number))
+    publisher.publish(answer(1))
+    publisher.publish(health(2))
+    sink.gate.set()
+    wait_until(lambda: len(sink.events) == 30)
+    assert sink.batches[1][:3] == [health(2), answer(1), event(0)]
+    assert publisher.counts.passing_delivered == 1
+
+
+def test_what_passes_is_dropped_and_counted_without_a_connection(sink: ScriptedSink, publisher: Publisher) -> None:
+    publisher.publish(answer(1))
+    publisher.start()
+    wait_until(lambda: publisher.connected)
+    sink.gate.clear()
+    sink.failing_writes = 1
+    publisher.publish(answer(2))
+    assert sink.in_write.wait(5)
+    publisher.publish(answer(3))
+    sink.gate.set()
+    wait_until(lambda: publisher.counts.connections == 2)
+    publisher.publish(answer(4))
+    wait_until(lambda: sink.written)
+    assert sink.written == [answer(4)]
+    assert publisher.counts.passing_dropped == {"not_connected": 3}
+
+
+def test_what_passes_is_bounded(sink: ScriptedSink, publisher: Publisher) -> None:
+    sink.gate.clear()
+    publisher.publish(health(1))
+    publisher.start()
+    assert sink.in_write.wait(5)
+    for number in range(100):
+        publisher.publish(answer(number))
+    sink.gate.set()
+    wait_until(lambda: publisher.counts.passing_delivered == 64)
+    assert sink.written[-1] == answer(99)
+    assert publisher.counts.passing_dropped == {"buffer_full": 36}

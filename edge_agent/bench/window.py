@@ -13,7 +13,7 @@ from edge_agent.bench.report import PARTS, Milliseconds
 from edge_agent.capture import Capture
 from edge_agent.pipeline import STAGES, CameraFlow, Pipeline
 from edge_agent.publisher import DeliveryCounts, Publisher
-from edge_agent.stats import FrameCounts, ReasonCounter, Sketch
+from edge_agent.stats import FrameCounts, Sketch
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,11 @@ class Moment:
     @classmethod
     def of(cls, line: Line) -> Moment:
         """Now."""
-        counts = line.publisher.counts
         return cls(
             time.monotonic(),
             {capture.camera.id: capture.snapshot() for capture in line.captures},
             {capture.camera.id: capture.status.lost_upstream for capture in line.captures},
-            DeliveryCounts(counts.accepted, counts.delivered, ReasonCounter(counts.dropped), counts.connections),
+            line.publisher.counts,
             line.publisher.queued[0],
             line.infer.seconds,
         )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StrictInt
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -71,6 +72,21 @@ def _header_name(value: str) -> str:
 def _header_value(value: SecretStr) -> SecretStr:
     if any(ord(c) < 32 or ord(c) == 127 for c in value.get_secret_value()):
         raise ValueError("must be one line of text")
+    return value
+
+
+def _web_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole or not value.isascii() or any(c <= " " or c == "\x7f" for c in value):
+        raise ValueError("must be a URL such as 'https://example.com/events'")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must hold no user or password: give a token, or a header")
+    if parts.fragment:
+        raise ValueError("must have no '#...': it is not sent")
     return value
 
 
@@ -223,6 +239,8 @@ class WebSocketSettings(Table):
 class MqttSettings(Table):
     """The broker that detections and heartbeats are published to."""
 
+    enabled: bool = True
+    """false: no broker, where one of [sinks] is set. There are no commands then."""
     host: Host = "localhost"
     """Name or address of the broker."""
     port: Annotated[Port | None, Field(examples=[1883])] = None
@@ -255,6 +273,57 @@ class MqttSettings(Table):
     """Longest wait for the broker to take a connection."""
     ack_timeout_s: Seconds = 10
     """Longest wait, while nothing moves, for the broker to acknowledge; then we reconnect and send again."""
+
+
+class JsonlSettings(Table):
+    """A file of JSON Lines on this machine. Set [sinks.jsonl] to use it (docs/sinks.md)."""
+
+    path: Annotated[str, Field(min_length=1, examples=["events.jsonl"])] = "events.jsonl"
+    """The file. Older ones stand beside it, with .1 (the newest), .2 and so on behind the name."""
+    max_bytes: Annotated[int, BeforeValidator(not_bool), Field(ge=4096)] = 16 * 1024 * 1024
+    """Another file is begun where this one would become larger."""
+    max_age_s: Annotated[Seconds | None, Field(examples=[86400])] = None
+    """Another file is begun so long after the first line of this one. Default: only by size."""
+    files: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=1000)] = 8
+    """The most files, this one included: the oldest is deleted."""
+    fsync: Literal["never", "interval", "always"] = "interval"
+    """When what was written is forced onto the disk: a power cut costs what was not. "never" leaves that to the system."""
+    fsync_interval_s: Seconds = 10
+    """Seconds between, for "interval"."""
+    state: bool = True
+    """Also write status, heartbeats and the cameras' states, and not only what was seen."""
+
+
+class WebhookSettings(Table):
+    """A URL that messages are posted to. Set [sinks.webhook] to use it (docs/sinks.md)."""
+
+    url: Annotated[str, Field(max_length=2048, examples=["https://example.com/events"]), AfterValidator(_web_url)]
+    """Where to: http:// or https://."""
+    token: Annotated[HeaderValue | None, Field(examples=["..."])] = None
+    """Sent as "Authorization: Bearer ...". Better kept out of this file: see token_file."""
+    token_file: Annotated[str | None, Field(examples=["webhook_token"])] = None
+    """File whose first line is the token. Else the credential "webhook_token" of systemd's LoadCredential= is used."""
+    headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=32, examples=[{"X-Site": "north"}])] = {}
+    """More headers of each request."""
+    batch: Annotated[int, BeforeValidator(not_bool), Field(ge=1, le=1000)] = 100
+    """The most messages of one request."""
+    linger_s: Annotated[float, BeforeValidator(not_bool), Field(ge=0, le=60)] = 1
+    """Wait so long for more messages, so that requests are fewer."""
+    timeout_s: Seconds = 10
+    """Longest wait for an answer; then the batch is sent again."""
+    state: bool = True
+    """Also post status, heartbeats and the cameras' states, and not only what was seen."""
+    tls: TlsSettings | None = None
+    """Set for an authority of your own or a client certificate; https:// works without."""
+
+
+class SinksSettings(Table):
+    """More ways out, beside the broker or instead of it ([mqtt] enabled = false). Each has a queue of its own."""
+
+    jsonl: JsonlSettings | None = None
+    """Set (an empty table will do) to use it."""
+    webhook: WebhookSettings | None = None
+    """Set to use it."""
 
 
 class HealthSettings(Table):
@@ -429,6 +498,7 @@ class Settings(BaseSettings):
     models: dict[ModelName, ModelSettings] = {}
     """More detectors, for cameras that name one: [models.<name>] with the keys of [model]. Each has lanes of its own."""
     mqtt: MqttSettings = MqttSettings()
+    sinks: SinksSettings = SinksSettings()
     health: HealthSettings = HealthSettings()
     governor: GovernorSettings = GovernorSettings()
     spool: SpoolSettings = SpoolSettings()

@@ -76,6 +76,8 @@ class Capture:
         self.slot = Slot(_policy(camera.settings, self.every, depth), wake)
         self.motion = _motion(camera.settings, self.every)
         """Its gate; None where it has none."""
+        self.retired = False
+        """Taken out of a running agent."""
         self.captured_rate = RateMeter()
         self._may_burst = self.motion is None and self.slot.policy.interval_s is None
         self.status = CaptureStatus(isolation=_isolation(source))
@@ -119,6 +121,18 @@ class Capture:
         if reader.thread.ident is not None:
             reader.thread.join(timeout_s)
         return not reader.thread.is_alive() and not self.left_behind
+
+    def beside(self, camera: CameraConfig, source: Source, another: Callable[[], Source]) -> Capture:
+        """The runner of one more camera, not yet started, for the same lanes and listeners."""
+        return Capture(camera, source, self._wake, self._on_change, another=another)
+
+    def retire(self, timeout_s: float) -> None:
+        """Stop for good while the others go on: close the source, count what was on its way, and say so."""
+        self.stop()
+        self.join(timeout_s)
+        self.abandon()
+        self.retired = True
+        self._on_change(self)
 
     @property
     def ended(self) -> bool:

@@ -40,12 +40,13 @@ class Controls:
 
     def __init__(
         self,
-        captures: Sequence[Capture],
+        captures: list[Capture],
         pipeline: Pipeline,
         kept: KeptSettings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._captures = captures
+        """The agent's own list: what is added here is known everywhere."""
         self._pipeline, self._kept, self._clock = pipeline, kept, clock
         self._ends: dict[tuple[str, Halt], float] = {}
         """Monotonic time when a halt of a camera ends by itself."""
@@ -55,7 +56,7 @@ class Controls:
     @property
     def captures(self) -> dict[str, Capture]:
         """The cameras by their ids."""
-        return {capture.camera.id: capture for capture in self._captures}
+        return {capture.camera.id: capture for capture in tuple(self._captures)}
 
     @property
     def in_force(self) -> dict[str, InForce]:
@@ -74,6 +75,24 @@ class Controls:
                     known[camera].pause()
                 self._set(camera, InForce(what.confidence, what.max_fps if self._may_pace(camera) else None))
         return kept
+
+    def add(self, capture: Capture) -> None:
+        """One more camera, not yet started, of which the pipeline knows; the halts that were kept of it hold."""
+        with self._changing:
+            kept = self._kept.cameras.get(capture.camera.id, KeptCamera()) if self._kept else KeptCamera()
+            if kept.muted:
+                capture.mute()
+            if kept.paused:
+                capture.pause()
+            self._captures.append(capture)
+
+    def remove(self, capture: Capture) -> None:
+        """A camera is no more."""
+        camera = capture.camera.id
+        with self._changing:
+            self._captures.remove(capture)
+            self._in_force = {name: each for name, each in self._in_force.items() if name != camera}
+            self._ends = {key: end for key, end in self._ends.items() if key[0] != camera}
 
     # -- halts ------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from edge_agent.errors import SourceError
 from edge_agent.events import CameraStatusEvent, ErrorInfo, ModelInfo, timestamp
 from edge_agent.health_event import CameraHealth, CommandsHealth, DeliveryHealth, HealthEvent, HostHealth, MotionHealth, ProcessHealth
 from edge_agent.notify import Notifier
-from edge_agent.pipeline import Pipeline
+from edge_agent.pipeline import ENDED, Pipeline
 from edge_agent.publisher import Publisher
 from edge_agent.stats import merged
 
@@ -62,7 +62,7 @@ class Health:
         self.clock_synced = host.clock_synced()
         self.commands: Callable[[], CommandsHealth] | None = None
         """Tells of them; waits for nobody."""
-        self._context, self._captures, self._pipeline = context, captures, pipeline
+        self._context, self._all_captures, self._pipeline = context, captures, pipeline
         self._publisher, self._notifier = publisher, notifier
         self._cooling = cooling or Cooling(None, lambda _: None)
         self._started = time.monotonic()
@@ -76,6 +76,11 @@ class Health:
         """When a camera was last served, or nothing of it was stale; with what was served and stale then."""
         self._speaking = threading.Lock()  # so that of two readings of one state, the later is published last
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
+
+    @property
+    def _captures(self) -> Sequence[Capture]:
+        """Those of now: a reload may add and remove some."""
+        return tuple(self._all_captures)
 
     def start(self) -> None:
         """Send the first heartbeat soon, and go on."""
@@ -124,7 +129,7 @@ class Health:
         """Pet the watchdog while every lane makes progress or knowingly waits."""
         ticks = list(self._pipeline.ticks)
         seen, since = self._progress
-        moved = len(seen) == len(ticks) and all(new != old for new, old in zip(ticks, seen, strict=True))
+        moved = len(seen) == len(ticks) and all(new != old or new == ENDED for new, old in zip(ticks, seen, strict=True))
         if moved or not seen:
             self._progress = (ticks, now)
         stuck = not moved and now - since > STUCK_AFTER_S and not self._pipeline.finished.is_set()
@@ -161,7 +166,7 @@ class Health:
         """A camera's state is another: tell at once. Called from the capture's thread."""
         with self._speaking:
             if not self._stopping:
-                self._publisher.publish(encode(camera_status(self._context.device, capture, time.monotonic())))
+                self._publisher.publish(encode(camera_status(self._context.device, capture, time.monotonic(), stopped=capture.retired)))
         self._wake.set()  # for ``systemctl status``
 
     def report(self) -> HealthEvent:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
+from edge_agent.capture import Capture
 from edge_agent.encoding import Encoding, encode
 from edge_agent.errors import ModelError, PictureUnusable
 from edge_agent.events import DetectionsEvent, LatencyParts, Message, ModelInfo, timestamp
@@ -31,6 +32,7 @@ Outcome = Prediction | Literal["no_motion", "model_error", "unreadable"]
 """What came of a frame that was taken."""
 
 MAX_ERRORS_IN_A_ROW = 30
+ENDED = -1
 STAGES = ("wait", "decode", "preprocess", "infer", "postprocess")
 TOLD_TOGETHER = 8
 """Results of a file that is read as fast as it can be, which become events in one go. An inference leaves nothing of what came
@@ -113,7 +115,7 @@ class Pipeline:
         posts = [(crew.scheduler, model) for crew in crews for model in crew.lanes]
         self._crew_of_lane = [index for index, crew in enumerate(crews) for _ in crew.lanes]
         self.ticks = [0] * len(posts)
-        """Grows while a lane makes progress or knowingly waits; the watchdog looks at it."""
+        """Grows while a lane makes progress or knowingly waits; the watchdog looks at it. ``ENDED``: all its cameras have."""
         self.failure: Exception | None = None
         self.finished = threading.Event()
         """No frame will come any more, or the loop has failed."""
@@ -159,8 +161,30 @@ class Pipeline:
 
     def is_looking(self, camera: str) -> bool:
         """Whether a lane still takes frames of that camera: those of a model end when all of its cameras have."""
-        crew = self.flows[camera].crew
+        return self.is_at_work(self.flows[camera].crew)
+
+    def is_at_work(self, crew: int) -> bool:
+        """Whether a lane of that model still takes frames."""
         return any(lane.is_alive() for lane, at in zip(self._lanes, self._crew_of_lane, strict=True) if at == crew)
+
+    def add(self, capture: Capture, crew: int, thresholds: Thresholds, rule: PublishRule | None = None) -> bool:
+        """Serve one more camera with the model ``crew``. False if that is not possible: it was another model's, or those lanes ended."""
+        camera, flow = capture.camera.id, self.flows.get(capture.camera.id)
+        if not self.is_at_work(crew) or (flow is not None and flow.crew != crew):
+            return False
+        with self._committed:
+            if flow is None:
+                model, masks = self.crews[crew].model, self.crews[crew].masks
+                flow = CameraFlow(thresholds, thresholds, self._context.reserve(camera), model, masks, crew, _publishing(rule))
+                self.flows = {**self.flows, camera: flow}  # others may be reading the one before
+        self.set_thresholds(camera, thresholds)
+        flow.publishing = _publishing(rule)
+        self.crews[crew].scheduler.add(capture)
+        return True
+
+    def remove(self, capture: Capture) -> None:
+        """Serve a camera no more. Its flow stays: for frames that are being inferred, and should it come back."""
+        self.crews[self.flows[capture.camera.id].crew].scheduler.remove(capture)
 
     def stages_ms(self, camera: str | None = None) -> dict[str, dict[str, float] | None]:
         """Percentiles of each stage, of one camera or of all of them together."""
@@ -175,6 +199,7 @@ class Pipeline:
         with self._noting_failure(), self._committed:
             if self._running == 1:
                 self._tell_intervals(float("inf"))
+        self.ticks[index] = ENDED
         with self._committed:
             self._running -= 1
             if self._running == 0 or self.failure is not None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from edge_agent import config_file, plugins
+from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.controls import Controls
 from edge_agent.errors import ConfigError
@@ -21,6 +22,8 @@ from edge_agent.models._loading import all_thresholds
 from edge_agent.models.base import Thresholds
 from edge_agent.pipeline import Pipeline
 from edge_agent.preflight import accepted, check_files, of_its_table, patient_source, placed
+from edge_agent.publishing import rule_for
+from edge_agent.stats import merged
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,9 @@ _AT_START = frozenset({"model", "weight", "enabled", "publish"})
 """Of a camera's keys: those that only a restart changes. For all others its source is opened anew."""
 
 _AT_ONCE_IN_TABLES: Mapping[str, tuple[str, ...]] = {"model": THRESHOLDS, "commands": ("allow",), "publish": ("snapshots",)}
+
+RETIRE_S = 2.0
+"""How long a camera that is no more may take to close."""
 
 ModelSize = Callable[[], "tuple[int, int] | None"]
 
@@ -127,17 +133,51 @@ class Reloader:
     def _cameras(self, new: AgentConfig, thresholds: Mapping[str, Thresholds], changes: Changes) -> None:
         running = self._context.controls.captures
         wanted = {camera.id: camera for camera in new.cameras if camera.settings.enabled}
-        changes.needs_restart += [f"cameras.{name}: is new" for name in wanted if name not in running]
-        in_force = []
+        added = [camera for camera in wanted.values() if camera.id not in running]
+        # First, so that a model whose cameras are all replaced is never without one: its lanes would end.
+        in_force = [camera for camera in added if self._add(camera, new, thresholds, changes)]
         for camera in self.config.cameras:
             after = wanted.get(camera.id)
-            if camera.id in running and after is None:
-                changes.needs_restart.append(f"cameras.{camera.id}: is no more")
-            in_force.append(self._camera(camera, after, new, changes) if camera.id in running and after is not None else camera)
-            if camera.id in running and camera.id in thresholds and after is not None and after.settings.model == camera.settings.model:
+            if camera.id not in running:
+                continue
+            if after is None:
+                self._remove(running[camera.id], changes)
+                continue
+            in_force.append(self._camera(camera, after, new, changes))
+            if camera.id in thresholds and after.settings.model == camera.settings.model:
                 self._context.pipeline.set_thresholds(camera.id, thresholds[camera.id])
+        order = list(wanted)
+        in_force.sort(key=lambda camera: order.index(camera.id))
         settings = self.config.settings.model_copy(update={"cameras": tuple(camera.settings for camera in in_force)})
         self.config = replace(self.config, settings=settings, cameras=tuple(in_force))
+
+    def _add(self, camera: CameraConfig, new: AgentConfig, thresholds: Mapping[str, Thresholds], changes: Changes) -> bool:
+        """Whether it could be: its model must be loaded, and at work."""
+        own = thresholds.get(camera.id)
+        if own is not None:
+            size, controls = self._context.model_size(camera.settings.model), self._context.controls
+            another = partial(patient_source, new, camera, size, after_wedge=True)
+            capture = next(iter(controls.captures.values())).beside(camera, patient_source(new, camera, size), another)
+            crew = list(self._context.models).index(camera.settings.model)
+            rule = rule_for(new.settings.publish, camera.settings.publish)
+            if self._context.pipeline.add(capture, crew, own, rule):
+                controls.add(capture)
+                capture.start()
+                changes.applied.append(f"cameras.{camera.id}: is new")
+                return True
+        changes.needs_restart.append(f"cameras.{camera.id}: is new, and its model is not loaded")
+        return False
+
+    def _remove(self, capture: Capture, changes: Changes) -> None:
+        self._context.pipeline.remove(capture)
+        self._context.controls.remove(capture)
+        capture.retire(RETIRE_S)
+        counts = capture.snapshot()
+        log.info(
+            "camera is no more camera=%s captured=%d served=%d skipped=%s dropped=%s",
+            capture.camera.id, counts.captured, counts.served, merged(counts.skipped), merged(counts.dropped),
+        )  # fmt: skip
+        changes.applied.append(f"cameras.{capture.camera.id}: is no more")
 
     def _camera(self, before: CameraConfig, after: CameraConfig, new: AgentConfig, changes: Changes) -> CameraConfig:
         """What is in force of one camera then."""

@@ -90,7 +90,7 @@ class Scheduler:
     """
 
     def __init__(self, captures: Sequence[Capture], wake: threading.Condition, clock: Callable[[], float] = time.monotonic) -> None:
-        self._captures = captures
+        self._captures = list(captures)
         self._wake = wake
         self._clock = clock
         self._cameras = {c.camera.id: _Share(c.camera.settings.weight) for c in captures}
@@ -100,6 +100,20 @@ class Scheduler:
         self._shares: dict[str, float] = {}
         self._held: set[str] = set()
         self._credit_s = MOST_CREDIT_S
+
+    def add(self, capture: Capture) -> None:
+        """Serve one more camera from now on; one that was served before goes on with its tickets."""
+        with self._wake:
+            share = self._cameras.setdefault(capture.camera.id, _Share(capture.camera.settings.weight))
+            share.weight = capture.camera.settings.weight
+            self._captures.append(capture)
+            self._wake.notify_all()
+
+    def remove(self, capture: Capture) -> None:
+        """Take no more frames of a camera. What was taken of it may still be being inferred."""
+        with self._wake:
+            self._captures.remove(capture)
+            self._wake.notify_all()
 
     def slow_down(self, share: float, cause: str = "governor") -> None:
         """Let each lane infer for no more than ``share`` (0..1] of the time; of several causes the least holds.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -188,7 +188,7 @@ def test_whatever_is_changed_the_frames_are_accounted_for(steps: list[str]) -> N
     sources[0].gated = True
     rig = Rig(sources[0])
     rig.capture.start()
-    actions = {
+    actions: dict[str, Callable[[], object]] = {
         "pause": rig.capture.pause,
         "resume": rig.capture.resume,
         "mute": rig.capture.mute,
@@ -258,7 +258,12 @@ def test_a_shared_picture_is_read_by_one_at_a_time() -> None:
             return super().bgr()
 
     shared = SharedImage(Watched(PIXELS))
-    threads = [threading.Thread(target=lambda: [shared.bgr() for _ in range(10)]) for _ in range(4)]
+
+    def read() -> None:
+        for _ in range(10):
+            shared.bgr()
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -205,6 +205,23 @@ def test_a_reload_changes_the_cameras_that_changed_and_no_others(daemon: Daemon)
     assert status["frames_captured_total"] > 0
 
 
+def test_cameras_come_and_go_with_a_reload(daemon: Daemon) -> None:
+    file = daemon.folder / "agent.toml"
+    file.write_text(file.read_text().replace('id = "yard"', 'id = "door"'))
+    answer = daemon.ask("reload")
+    assert answer["result"] == {"applied": ["cameras.door: is new", "cameras.yard: is no more"], "needs_restart": []}
+    wait_until(lambda: daemon.state("yard") == "stopped" and daemon.served("door") > 3)
+    wait_until(lambda: set(daemon.health()["cameras"]) == {"front", "door"})
+    served = daemon.served("front")
+    wait_until(lambda: daemon.served("front") > served)
+    assert daemon.ask("mute", "door")["ok"]
+    assert daemon.ask("report")["result"]["health"]["verdict"] == "ok"
+    daemon.send('{"id": "y", "name": "mute"}', "edge/dev/camera/yard/command")
+    wait_until(lambda: daemon.answer("y"))
+    assert daemon.state("yard") == "stopped"
+    daemon.stop()
+
+
 def test_a_reload_of_a_wrong_file_changes_nothing_and_says_what_is_wrong(daemon: Daemon) -> None:
     configure(daemon.folder, daemon.port, front="width = 320\nconfidnce = 0.5", yard="max_fps = 0")
     answer = daemon.ask("reload")

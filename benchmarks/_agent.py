@@ -19,6 +19,7 @@ from edge_agent import config_file, plugins
 from edge_agent.app import Agent, LoadedCrew
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig, CameraConfig
+from edge_agent.delivery import Delivery
 from edge_agent.errors import ExitCode, Rejected
 from edge_agent.events import Message
 from edge_agent.health import Health
@@ -27,7 +28,6 @@ from edge_agent.models import _loading as model_loading
 from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Family, Model, Prediction, Thresholds
 from edge_agent.pipeline import Pipeline
-from edge_agent.publisher import Publisher
 from edge_agent.runtimes.base import Runtime, RuntimeContext, Tensor
 from edge_agent.sinks.base import Sink
 from edge_agent.sources.base import Source
@@ -174,10 +174,10 @@ class BenchAgent(Agent):
         crew = super()._load_one(view)
         return replace(crew, model=replace(crew.model, lanes=self._models))
 
-    def _build(self, state: State, loaded: Sequence[LoadedCrew]) -> tuple[Pipeline, Publisher, Health]:
-        pipeline, publisher, health = super()._build(state, loaded)
-        publisher.sink = self.recorder = Recorder(publisher.sink if self._has_broker else None)
-        return pipeline, publisher, health
+    def _build(self, state: State, loaded: Sequence[LoadedCrew]) -> tuple[Pipeline, Delivery, Health]:
+        pipeline, delivery, health = super()._build(state, loaded)
+        delivery.main.sink = self.recorder = Recorder(delivery.main.sink if self._has_broker else None)
+        return pipeline, delivery, health
 
     def run_for(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Run so long, in a thread of its own, and end. Raises RuntimeError if it did not end well."""

@@ -22,6 +22,7 @@ from edge_agent.commands import Commands, CommandsContext
 from edge_agent.config import AgentConfig, CameraConfig, GovernorSettings
 from edge_agent.controls import Controls
 from edge_agent.cooling import Cooling
+from edge_agent.delivery import BROKER, Delivery
 from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
 from edge_agent.events import STATUS_ONLINE, ModelInfo
 from edge_agent.governor import Policy
@@ -32,6 +33,7 @@ from edge_agent.models._guard import load_guarded
 from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
+from edge_agent.outlets import Outlet, outlets
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, check_files, device_id, of_its_table, patient_source, placed, state_for
 from edge_agent.publisher import Publisher
@@ -39,7 +41,6 @@ from edge_agent.publishing import rule_for
 from edge_agent.reloading import ReloadContext, Reloader
 from edge_agent.requests import Request
 from edge_agent.scheduler import Scheduler
-from edge_agent.sinks.base import Sink
 from edge_agent.spool import Spool, SpoolLimits
 from edge_agent.state import State
 
@@ -98,7 +99,9 @@ def _cooling(settings: GovernorSettings, crews: Sequence[Crew], pipeline: Pipeli
 
     def busy(now: float) -> float:
         """Of the model whose lanes are the busiest."""
-        used = [sum(pipeline.flows[c].served_rate.rate(now) * crew.scheduler.service_s(c) for c in crew.thresholds) for crew in crews]
+        used = [0.0] * len(crews)
+        for camera, flow in pipeline.flows.items():
+            used[flow.crew] += flow.served_rate.rate(now) * crews[flow.crew].scheduler.service_s(camera)
         return max((min(1.0, one / len(crew.lanes)) for one, crew in zip(used, crews, strict=True)), default=0.0)
 
     policy = Policy(settings.margin_c, settings.target_c, settings.least_share)
@@ -142,7 +145,8 @@ class Agent:
 
     def _run(self, state: State, crews: Sequence[LoadedCrew]) -> ExitCode:
         pipeline, publisher, health = self._build(state, crews)
-        log.info("starting version=%s device=%s cameras=%d sink=%s", __version__, self.device, len(self.captures), publisher.sink.name)
+        names = ",".join(each.sink.name for each in publisher.publishers.values())
+        log.info("starting version=%s device=%s cameras=%d sink=%s", __version__, self.device, len(self.captures), names)
         publisher.publish(STATUS_ONLINE)
         self._command(state, crews, pipeline, publisher, health)
         publisher.start()
@@ -186,14 +190,17 @@ class Agent:
         another = partial(patient_source, self._config, camera, model_size, after_wedge=True)
         return Capture(camera, source, self._wake, self._camera_changed, another=another)
 
-    def _build(self, state: State, loaded: Sequence[LoadedCrew]) -> tuple[Pipeline, Publisher, Health]:
+    def _build(self, state: State, loaded: Sequence[LoadedCrew]) -> tuple[Pipeline, Delivery, Health]:
         settings = self._config.settings
         self.device, stream = device_id(self._config, state), secrets.token_hex(8)
-        sink = self._sink()
         linger_s = FILES_LINGER_S if _only_files(self.captures) else 0.0
         spool = settings.spool
-        publisher = Publisher(
-            sink, Spool(SpoolLimits(spool.max_events, spool.max_bytes)), on_change=self._connection_changed, linger_s=linger_s
+        limits = SpoolLimits(spool.max_events, spool.max_bytes)
+        publisher = Delivery(
+            {
+                name: Publisher(outlet.sink, Spool(limits), on_change=self._connection_changed, linger_s=max(linger_s, outlet.linger_s))
+                for name, outlet in self._outlets().items()
+            }
         )
         crews = [each.crew(self._wake) for each in loaded]
         context = PipelineContext(self.device, stream, publisher.publish, state.reserve, self._clock_synced, settings.publish.encoding)
@@ -204,14 +211,19 @@ class Agent:
         self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier, cooling)
         return pipeline, publisher, self._health
 
-    def _sink(self) -> Sink:
-        return build_sink(self._config, self.device, on_request=self._request if self._config.settings.commands.allow else None)
+    def _outlets(self) -> dict[str, Outlet]:
+        """All sinks: the broker, if it is wanted, and those beside it."""
+        broker = {}
+        if self._config.settings.mqtt.enabled:
+            on_request = self._request if self._config.settings.commands.allow else None
+            broker[BROKER] = Outlet(build_sink(self._config, self.device, on_request=on_request))
+        return {**broker, **outlets(self._config, self.device)}
 
     def _request(self, request: Request) -> None:
         if self._commands is not None:
             self._commands.receive(request)
 
-    def _command(self, state: State, loaded: Sequence[LoadedCrew], pipeline: Pipeline, publisher: Publisher, health: Health) -> None:
+    def _command(self, state: State, loaded: Sequence[LoadedCrew], pipeline: Pipeline, publisher: Delivery, health: Health) -> None:
         """Obey from now on, beginning with what was kept."""
         settings, kept = self._config.settings, KeptSettings(state.directory)
         kept.read_or_set_aside()
@@ -249,7 +261,7 @@ class Agent:
         while not self._stopping.is_set() and not pipeline.finished.is_set():
             self._stopping.wait(0.05)
 
-    def _shut_down(self, pipeline: Pipeline, publisher: Publisher, health: Health) -> ExitCode:
+    def _shut_down(self, pipeline: Pipeline, publisher: Delivery, health: Health) -> ExitCode:
         asked = self._stopping.is_set()
         if self._commands is not None:
             self._commands.stop(COMMANDS_S)
@@ -269,9 +281,10 @@ class Agent:
             publisher.stop(DRAIN_AT_END_S, keep_trying=True, hurry=self._stopping.is_set)
         for camera, text in summary(self.captures).items():
             log.info("frames camera=%s %s", camera, text)
-        log.info("stopped delivered=%d dropped=%s", publisher.counts.delivered, dict(publisher.counts.dropped))
+        for name, each in publisher.publishers.items():
+            log.info("stopped sink=%s delivered=%d dropped=%s", name, each.counts.delivered, dict(each.counts.dropped))
         code = self._outcome(pipeline, lanes_ended=lanes_ended)
-        undelivered = not asked and publisher.counts.dropped["shutdown"]
+        undelivered = not asked and publisher.undelivered
         return ExitCode.UNAVAILABLE if code is ExitCode.OK and undelivered else code
 
     def _outcome(self, pipeline: Pipeline, *, lanes_ended: bool) -> ExitCode:

@@ -12,6 +12,7 @@ from typing import Literal
 from edge_agent import __version__, host
 from edge_agent.capture import CameraState, Capture
 from edge_agent.cooling import Cooling
+from edge_agent.delivery import BROKER, Delivery
 from edge_agent.encoding import encode
 from edge_agent.errors import SourceError
 from edge_agent.events import CameraStatusEvent, ErrorInfo, ModelInfo, timestamp
@@ -55,7 +56,7 @@ class Health:
         context: HealthContext,
         captures: Sequence[Capture],
         pipeline: Pipeline,
-        publisher: Publisher,
+        publisher: Publisher | Delivery,
         notifier: Notifier,
         cooling: Cooling | None = None,
     ) -> None:
@@ -63,7 +64,8 @@ class Health:
         self.commands: Callable[[], CommandsHealth] | None = None
         """Tells of them; waits for nobody."""
         self._context, self._all_captures, self._pipeline = context, captures, pipeline
-        self._publisher, self._notifier = publisher, notifier
+        self._publisher = publisher if isinstance(publisher, Delivery) else Delivery({BROKER: publisher})
+        self._notifier = notifier
         self._cooling = cooling or Cooling(None, lambda _: None)
         self._started = time.monotonic()
         self._last_process = host.read_process()
@@ -194,18 +196,24 @@ class Health:
             accelerator=context.accelerator,
             stages_ms={**pipeline.stages_ms(), "publish": self._publisher.acknowledged_ms()},
             cameras={capture.camera.id: self._camera(capture, now, stopped=stopped) for capture in self._captures},
-            delivery=self._delivery(stopped=stopped),
+            delivery=_delivery(self._publisher.main, stopped=stopped),
             process=self._process(now),
             host=self._host(),
             governor=self._cooling.health(),
+            sinks={
+                name: _delivery(publisher, stopped=stopped)
+                for name, publisher in self._publisher.publishers.items()
+                if publisher is not self._publisher.main
+            },
             commands=self.commands() if self.commands else None,
         )
 
     def _verdict(self, now: float) -> tuple[Verdict, list[str]]:
         bad = [c for c in self._captures if c.status.state in {CameraState.BACKOFF, CameraState.STALLED} or (c.status.error and c.ended)]
         reasons = [f"camera {c.camera.id}: {c.status.error or c.status.state.value}" for c in bad]
-        if not self._publisher.connected:
-            reasons.append(f"broker: {self._publisher.error or 'connecting'}")
+        for name, publisher in self._publisher.publishers.items():
+            if not publisher.connected:
+                reasons.append(f"{'broker' if name == BROKER else name}: {publisher.error or 'connecting'}")
         reasons += self._cooling.reasons(now)
         reasons += [f"camera {name}: every frame is older than its staleness_ms when the model is free" for name in self._all_stale(now)]
         if bad and len(bad) == len(self._captures):
@@ -250,19 +258,6 @@ class Health:
             events_withheld_total=merged(flow.withheld),
         )
 
-    def _delivery(self, *, stopped: bool) -> DeliveryHealth:
-        publisher = self._publisher
-        events, size = publisher.queued
-        return DeliveryHealth(
-            connected=publisher.connected and not stopped,
-            reconnects_total=max(0, publisher.counts.connections - 1),
-            events_queued=events,
-            events_queued_bytes=size,
-            events_delivered_total=publisher.counts.delivered,
-            events_dropped_total=merged(publisher.counts.dropped),
-            error=publisher.error,
-        )
-
     def _process(self, now: float) -> ProcessHealth:
         readings, last = host.read_process(), self._last_process
         span = now - self._last_beat
@@ -273,6 +268,19 @@ class Health:
     def _host(self) -> HostHealth:
         readings = host.read_host()
         return HostHealth(readings.load1, readings.memory_available_bytes, readings.temperature_c)
+
+
+def _delivery(publisher: Publisher, *, stopped: bool) -> DeliveryHealth:
+    events, size = publisher.queued
+    return DeliveryHealth(
+        connected=publisher.connected and not stopped,
+        reconnects_total=max(0, publisher.counts.connections - 1),
+        events_queued=events,
+        events_queued_bytes=size,
+        events_delivered_total=publisher.counts.delivered,
+        events_dropped_total=merged(publisher.counts.dropped),
+        error=publisher.error,
+    )
 
 
 def _age(capture: Capture, now: float) -> float | None:

@@ -173,5 +173,8 @@ class HealthEvent:
         default_factory=list
     )
     governor: GovernorHealth | None = None
+    sinks: Annotated[dict[str, DeliveryHealth], Field(description="the ways beside that of delivery, by the names of [sinks]")] = field(
+        default_factory=dict
+    )
     commands: Annotated[CommandsHealth | None, Field(description="null: none are obeyed")] = None
     schema: Literal["edge_agent.health/1"] = "edge_agent.health/1"

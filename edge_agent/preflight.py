@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from edge_agent import plugins
+from edge_agent import outlets, plugins
 from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.config_file import Draft, in_order
 from edge_agent.config_file import placed as with_places
@@ -40,7 +40,7 @@ MODEL_WITHIN_S = 20.0
 """Longest that a plain check waits for the model; the built-in one takes less than half a second."""
 _LONGEST_SOCKET = 107
 _PASSWORD_KEYS = ("username", "password", "password_file")
-_KEY = re.compile(r"((?:device|model|models\.[\w-]+|mqtt|cameras\[\d+\])\.[a-z_.]+): ")
+_KEY = re.compile(r"((?:device|model|models\.[\w-]+|mqtt|sinks|cameras\[\d+\])\.[a-z_.]+): ")
 
 
 def accepted(draft: Draft) -> AgentConfig:
@@ -85,6 +85,7 @@ def _file_problems(config: AgentConfig, draft: Draft) -> dict[str, list[Problem]
     """By the key that names the file; what depends on a setting that is wrong is not looked at."""
     steps: list[tuple[str, bool, Callable[[], object]]] = [
         ("device.state_dir", draft.is_wrong("device", "state_dir"), lambda: _check_state(state_for(config))),
+        *((key, draft.is_wrong(*key.split(".")), step) for key, step in outlets.checks(config)),
         ("mqtt.password_file", any(draft.is_wrong("mqtt", key) for key in _PASSWORD_KEYS), lambda: _password(config)),
         ("mqtt.tls", draft.is_wrong("mqtt", "tls"), lambda: _tls(config)),
         ("mqtt.unix_socket", draft.is_wrong("mqtt", "unix_socket"), lambda: _check_broker_address(config)),

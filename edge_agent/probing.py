@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
 from edge_agent.models import _trial as model_trial
+from edge_agent.outlets import outlets
 from edge_agent.preflight import build_sink, camera_source, placed
 from edge_agent.redaction import redact
 
@@ -30,7 +31,10 @@ def probe(config: AgentConfig) -> Iterator[ProbeResult]:
     for camera in config.cameras:
         if camera.settings.enabled:
             yield _tried(f"camera {camera.id}", lambda camera=camera: _probe_camera(config, camera))  # type: ignore[misc]
-    yield _tried("broker", lambda: _probe_broker(config))
+    if config.settings.mqtt.enabled:
+        yield _tried("broker", lambda: _probe_broker(config))
+    if config.settings.sinks.webhook is not None:
+        yield _tried("webhook", lambda: _probe_webhook(config))
 
 
 def _tried(what: str, action: Callable[[], str]) -> ProbeResult:
@@ -71,5 +75,16 @@ def _probe_broker(config: AgentConfig) -> str:
     try:
         sink.connect()
         return f"{sink.name} accepts us"
+    finally:
+        sink.close()
+
+
+def _probe_webhook(config: AgentConfig) -> str:
+    """Only whether somebody answers at the address: posting something would be no check."""
+    with placed(config):
+        sink = outlets(config, "edge-agent-check")["webhook"].sink
+    try:
+        sink.connect()
+        return f"{sink.name} can be reached"
     finally:
         sink.close()

@@ -16,12 +16,13 @@ from edge_agent.bench.report import Report
 from edge_agent.bench.window import Line, Measured, Window
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
+from edge_agent.delivery import BROKER, Delivery
 from edge_agent.errors import EdgeAgentError, ExitCode, Rejected
 from edge_agent.events import Message
 from edge_agent.governor import Cause
 from edge_agent.health import Health
+from edge_agent.outlets import Outlet
 from edge_agent.pipeline import Pipeline
-from edge_agent.publisher import Publisher
 from edge_agent.sinks.base import Sink
 from edge_agent.state import State
 
@@ -113,17 +114,17 @@ class MeasuredAgent(Agent):
         health = self._health.heartbeat(time.monotonic()).governor if self._health is not None else None
         return "" if health is None or health.cause == Cause.NONE.value else health.cause
 
-    def _sink(self) -> Sink:
-        return super()._sink() if self._publish else CountingSink()
+    def _outlets(self) -> dict[str, Outlet]:
+        return super()._outlets() if self._publish else {BROKER: Outlet(CountingSink())}
 
-    def _build(self, state: State, loaded: Sequence[LoadedCrew]) -> tuple[Pipeline, Publisher, Health]:
-        pipeline, publisher, health = super()._build(state, loaded)
+    def _build(self, state: State, loaded: Sequence[LoadedCrew]) -> tuple[Pipeline, Delivery, Health]:
+        pipeline, delivery, health = super()._build(state, loaded)
         for crew in loaded:
             for lane in crew.model.lanes:
                 self._infer.watch(lane.runtime)
-        self.crews, self.line = loaded, Line(self.captures, pipeline, publisher, self._infer)
+        self.crews, self.line = loaded, Line(self.captures, pipeline, delivery.main, self._infer)
         self._window = Window(self.line)
-        return pipeline, publisher, health
+        return pipeline, delivery, health
 
 
 def measure(config: AgentConfig, request: Request, progress: Progress) -> Report:

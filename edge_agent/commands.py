@@ -343,7 +343,9 @@ class Commands:
         self.counts.executed += 1
         command = job.command
         arguments = command.arguments.model_dump_json(exclude_unset=True)
-        log.info("command obeyed name=%s arguments=%s topic=%s id=%s", command.name, arguments, self._topic(job.request), ascii(command.id))
+        # Who had what done is never held back by the log's own limit; the bucket bounds it.
+        who = (command.name, arguments, self._topic(job.request), ascii(command.id))
+        log.info("command obeyed name=%s arguments=%s topic=%s id=%s", *who, extra={"always": True})
         answer = replace(self._answer(job.request, command.id, command.name), ok=True, result=result, survives_restart=survives_restart)
         if command.name != "report":
             content = (command.name, arguments)

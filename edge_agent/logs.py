@@ -27,7 +27,8 @@ _MAX_KEYS = 1000
 class RateLimit(logging.Filter):
     """Lets a burst of one kind of line through per period, then says how many it held back.
 
-    A kind is the message before its arguments are filled in, and its first argument (the camera or the sink).
+    A kind is the message before its arguments are filled in, and its first argument (the camera or the sink). A record with the
+    attribute ``always`` is let through: its number is bounded elsewhere, and each one counts.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,6 +39,8 @@ class RateLimit(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """False for a line too many."""
+        if getattr(record, "always", False):
+            return True
         first = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
         key = (str(record.msg), first)
         now = self._clock()

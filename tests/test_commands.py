@@ -28,6 +28,7 @@ from edge_agent.controls import Controls
 from edge_agent.errors import ConfigError, Problem, StateError
 from edge_agent.events import Kind, Message, ModelInfo, ReplyTo
 from edge_agent.image import BgrImage
+from edge_agent.logs import RateLimit
 from edge_agent.models.base import Thresholds
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.requests import Request
@@ -569,6 +570,8 @@ def test_who_did_what_is_in_the_log_and_payloads_are_not(agent: Agent, caplog: p
     agent.ask("mute", "front", id="phone-7", duration_s=5)
     assert "name=mute" in caplog.text
     assert "topic=edge/dev/camera/front/command id='phone-7'" in caplog.text
+    limit = RateLimit(agent.clock)
+    assert all(limit.filter(each) for each in caplog.records * 20), "each one"
     agent.pass_time(6)
     assert "camera=front is no longer muted" in caplog.text
     caplog.clear()

@@ -105,6 +105,14 @@ def test_cameras_are_limited_each_by_itself_whatever_else_the_line_says() -> Non
     assert [limit.filter(record("lost camera=%s code=%d", "x", number)) for number in range(7)] == [True] * 5 + [False] * 2
 
 
+def test_what_is_bounded_elsewhere_is_never_held_back() -> None:
+    limit = logs.RateLimit(Clock())
+    for _ in range(5 * logs.BURST):
+        line = record("command obeyed name=%s", "mute")
+        line.always = True
+        assert limit.filter(line)
+
+
 def test_the_limit_keeps_a_bounded_memory() -> None:
     limit = logs.RateLimit(Clock())
     for number in range(5000):

@@ -15,7 +15,7 @@ import click
 from edge_agent import __version__
 from edge_agent.cli_bench import finite, picture_file
 from edge_agent.cli_model import model_group
-from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
+from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, StateError
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
@@ -141,7 +141,11 @@ def _tell_of_commands(config: AgentConfig) -> None:
     from edge_agent._commands_kept import KeptSettings
     from edge_agent.preflight import state_for
 
-    kept = KeptSettings(state_for(config).directory).read()
+    kept = KeptSettings(state_for(config).directory)
+    try:
+        kept.read()
+    except StateError as error:  # "run" sets it aside and starts all the same
+        click.echo(f"warning: {error}; until then agent.toml holds", err=True)
     cameras = {camera.id for camera in config.cameras if camera.settings.enabled}
     for camera, what in kept.cameras.items():
         nobody = "" if camera in cameras else " (there is no such camera now)"

@@ -208,7 +208,8 @@ class Commands:
         try:
             command = parse(request.payload)
             if is_within:
-                self._begin(self._job(request, command))
+                with self._controls.alone():  # no reload takes a camera away meanwhile
+                    self._begin(self._job(request, command))
                 return
             refusal = Refusal("rate_limited", "")
         except Refusal as found:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +63,10 @@ class Controls:
     def in_force(self) -> dict[str, InForce]:
         """What was set of each camera of which something was. Waits for nobody: do not write to it."""
         return self._in_force
+
+    def alone(self) -> AbstractContextManager[object]:
+        """While this is held nobody else changes anything; may be nested. For whoever looks at the cameras first and acts then."""
+        return self._changing
 
     def restore(self) -> dict[str, KeptCamera]:
         """Do again what was kept; of which cameras that is what. Call before they are started."""

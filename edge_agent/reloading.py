@@ -77,9 +77,10 @@ class Reloader:
         new = self._read()
         thresholds = self._thresholds(new)
         changes = Changes()
-        self._tables(new, changes)
-        self._cameras(new, thresholds, changes)
-        cleared = self._context.controls.clear()
+        with self._context.controls.alone():
+            self._tables(new, changes)
+            self._cameras(new, thresholds, changes)
+            cleared = self._context.controls.clear()
         changes.applied += [f"{camera}: what was set by command is void" for camera in cleared]
         log.info("configuration read again changed=%s needs_restart=%s", changes.applied, changes.needs_restart)
         return changes
@@ -117,8 +118,8 @@ class Reloader:
         for table in type(old).model_fields:
             if table not in {"cameras", "models"}:
                 at_once = _AT_ONCE_IN_TABLES.get(table, ())
-                if table == "model" and not self._is_loaded(None, new):
-                    at_once = ()
+                if (table == "model" and not self._is_loaded(None, new)) or (table == "commands" and not old.commands.allow):
+                    at_once = ()  # as thresholds of another model; as nobody listens for commands
                 update[table] = _merged(table, getattr(old, table), getattr(now, table), at_once, changes)
         models = dict(old.models)
         for name in sorted(old.models.keys() | now.models.keys()):

@@ -190,6 +190,11 @@ def test_tables_that_hold_at_once(rig: Rig) -> None:
     assert {flow.thresholds.confidence for flow in rig.pipeline.flows.values()} == {0.6}
 
 
+def test_an_agent_that_does_not_listen_for_commands_does_not_begin_to(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, HEAD + "[commands]\nallow = []\n" + FRONT)
+    assert rig.reload(HEAD + FRONT) == Changes([], ["commands.allow"])
+
+
 def test_thresholds_of_a_model_that_is_not_loaded_wait_for_it(rig: Rig) -> None:
     changes = rig.reload(HEAD + "[model]\nconfidence = 0.6\nlanes = 2\n" + FRONT + YARD)
     assert changes == Changes([], ["model.confidence", "model.lanes"])

@@ -280,6 +280,29 @@ def test_whatever_is_sent_the_agent_goes_on_and_counts_it(daemon: Daemon) -> Non
     assert "xxxx" not in log
 
 
+def test_by_mqtt_3_1_1_too(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    configure(edge_agent.folder, mosquitto.port, mqtt='protocol = "3.1.1"')
+    with running(edge_agent, mosquitto.port) as daemon:
+        daemon.send(b"x" * 10_000_000)
+        assert daemon.ask("mute", "front")["ok"]
+        assert daemon.ask("snapshot", "front")["ok"]
+        wait_until(lambda: daemon.heard.on("front/snapshot"))
+        assert "xxxx" not in daemon.stop()
+
+
+def test_a_damaged_file_of_what_is_kept_is_told_of_and_holds_up_nothing(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    configure(edge_agent.folder, mosquitto.port)
+    (edge_agent.folder / "state").mkdir()
+    (edge_agent.folder / "state" / "commands.json").write_bytes(b"\x00" * 100)
+    checked = edge_agent.run("check", "-c", "agent.toml")
+    assert checked.returncode == 0
+    assert "commands.json is damaged" in checked.stderr
+    with running(edge_agent, mosquitto.port) as daemon:
+        assert daemon.ask("set", max_fps=3, keep=True)["survives_restart"] is True
+        assert "agent.toml holds" in daemon.stop()
+    assert "max_fps = 3" in edge_agent.run("check", "-c", "agent.toml").stdout
+
+
 def test_a_flood_is_answered_once_and_delays_nothing_else(daemon: Daemon) -> None:
     needs("mosquitto_pub", "mosquitto-clients")
     lines = "".join(f'{{"id": "f{n}", "name": "report"}}\n' for n in range(900))  # mosquitto queues 1000 for one subscriber

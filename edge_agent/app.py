@@ -35,13 +35,12 @@ from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.outlets import Outlet, outlets
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
-from edge_agent.preflight import build_sink, check_files, device_id, of_its_table, patient_source, placed, state_for
+from edge_agent.preflight import build_sink, build_spool, check_files, device_id, of_its_table, patient_source, placed, state_for
 from edge_agent.publisher import Publisher
 from edge_agent.publishing import rule_for
 from edge_agent.reloading import ReloadContext, Reloader
 from edge_agent.requests import Request
 from edge_agent.scheduler import Scheduler
-from edge_agent.spool import Spool, SpoolLimits
 from edge_agent.state import State
 
 log = logging.getLogger(__name__)
@@ -194,11 +193,14 @@ class Agent:
         settings = self._config.settings
         self.device, stream = device_id(self._config, state), secrets.token_hex(8)
         linger_s = FILES_LINGER_S if _only_files(self.captures) else 0.0
-        spool = settings.spool
-        limits = SpoolLimits(spool.max_events, spool.max_bytes)
         publisher = Delivery(
             {
-                name: Publisher(outlet.sink, Spool(limits), on_change=self._connection_changed, linger_s=max(linger_s, outlet.linger_s))
+                name: Publisher(
+                    outlet.sink,
+                    build_spool(self._config, name),
+                    on_change=self._connection_changed,
+                    linger_s=max(linger_s, outlet.linger_s),
+                )
                 for name, outlet in self._outlets().items()
             }
         )

@@ -271,6 +271,8 @@ class MqttSettings(Table):
     """Seconds between pings; the broker publishes our last will after 1.5 times that."""
     connect_timeout_s: Seconds = 5
     """Longest wait for the broker to take a connection."""
+    reconnect_max_s: Seconds = 60
+    """Longest wait between two attempts to reach the broker. They begin at a second and double, drawn at random below that."""
     ack_timeout_s: Seconds = 10
     """Longest wait, while nothing moves, for the broker to acknowledge; then we reconnect and send again."""
 
@@ -347,14 +349,23 @@ class GovernorSettings(Table):
 
 
 class SpoolSettings(Table):
-    """What is kept while the broker is away. The oldest detections go first, and are counted."""
+    """What is kept until the broker has it (docs/delivery.md). Beyond the bounds the oldest detections go first, and are counted."""
 
-    durability: Literal["memory"] = "memory"
-    """"memory": lost when the process ends."""
+    durability: Literal["memory", "interval", "always"] = "interval"
+    """"memory": lost when the process ends. "interval": on disk once they wait longer than interval_s; with a broker that answers
+    nothing is ever written. "always": on disk, synced, before they are sent; a write for each."""
+    interval_s: Annotated[float, BeforeValidator(not_bool), Field(ge=0.1, le=3600, allow_inf_nan=False)] = 2.0
+    """What a kill or a power cut may lose with "interval": the last so many seconds."""
     max_events: Count = 10_000
-    """The most detections messages kept."""
-    max_bytes: Annotated[int, BeforeValidator(not_bool), Field(ge=65536)] = 16 * 1024 * 1024
-    """The most bytes of them kept."""
+    """The most detections messages kept in memory."""
+    max_memory_bytes: Annotated[int, BeforeValidator(not_bool), Field(ge=65536)] = 16 * 1024 * 1024
+    """The most bytes of them kept in memory."""
+    max_bytes: Annotated[int, BeforeValidator(not_bool), Field(ge=65536)] = 256 * 1024 * 1024
+    """The most bytes of them kept on disk."""
+    max_age_s: Annotated[float, BeforeValidator(not_bool), Field(ge=1, allow_inf_nan=False)] = 7 * 86400.0
+    """Older ones are dropped."""
+    drain_per_s: Annotated[float, BeforeValidator(not_bool), Field(ge=1, allow_inf_nan=False)] = 1000.0
+    """The most messages a second of what has waited, once the broker is back: a whole fleet may come back with this one."""
 
 
 When = Literal["every", "change", "interval"]

@@ -51,6 +51,11 @@ class Weather:
     """Happens once."""
     refuses: bool = False
     """Whoever comes is hung up on."""
+    swallows: frozenset[PacketType] = frozenset()
+    """Packets from the broker that get lost, on a connection that stands."""
+    puback_code: int | None = None
+    """The broker says this reason code instead of its own (MQTT 5, 3.4.2.1)."""
+    connack_code: int | None = None
 
 
 class Packets:
@@ -169,6 +174,14 @@ class Proxy:
             raise OSError("cut")
         if weather.bytes_per_s != float("inf"):
             link.broken.wait(len(packet) / weather.bytes_per_s)
+        kind = packet[0] >> 4
+        if direction == "down":
+            if kind in weather.swallows:
+                return
+            if kind == PacketType.PUBACK and weather.puback_code is not None:
+                packet = bytes([packet[0], 3, *packet[2:4], weather.puback_code])
+            if kind == PacketType.CONNACK and weather.connack_code is not None:
+                packet = bytes([packet[0], 3, 0, weather.connack_code, 0])
         # Told of before the broker can answer; and what a broker has said is said, whether the client hears it or not.
         self._tap(link, direction, packet)
         sink.sendall(packet)

@@ -78,7 +78,8 @@ class Delivery:
     @property
     def undelivered(self) -> int:
         """Events that were lost at the end, or are kept for the next run, by whichever sink lost most."""
-        return max(publisher.counts.dropped["shutdown"] for publisher in self.publishers.values())
+        counts = [publisher.counts for publisher in self.publishers.values()]
+        return max(each.dropped["shutdown"] + each.kept for each in counts)
 
     def acknowledged_ms(self, camera: str | None = None) -> dict[str, float] | None:
         """Of the first one, as ``Publisher.acknowledged_ms``."""

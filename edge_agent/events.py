@@ -158,7 +158,15 @@ class DetectionsEvent:
     seq: Annotated[int, Field(ge=0, description="grows by one with each event of a camera within a stream; never reused")]
     frame_id: Annotated[int, Field(ge=0, description="position in the source's order; gaps are frames not served")]
     captured_at: Annotated[Timestamp, Field(description="when the frame arrived; RFC 3339, UTC")]
-    clock_synced: Annotated[bool, Field(description="false: the device's clock was not set by NTP, captured_at may be far off")]
+    clock_synced: Annotated[
+        bool,
+        Field(
+            description=(
+                "false: the device's clock was not set by NTP, captured_at may be far off; where it was set while the event waited, "
+                "captured_at was corrected by the monotonic clock, and this is true"
+            )
+        ),
+    ]
     width: Annotated[int, Field(gt=0, description="of the source frame")]
     height: Annotated[int, Field(gt=0, description="of the source frame")]
     model: ModelInfo

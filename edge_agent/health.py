@@ -214,6 +214,8 @@ class Health:
         for name, publisher in self._publisher.publishers.items():
             if not publisher.connected:
                 reasons.append(f"{'broker' if name == BROKER else name}: {publisher.error or 'connecting'}")
+            if (disk := publisher.spool.disk) is not None and disk.error is not None:
+                reasons.append(f"spool of {name}: {disk.error}")
         reasons += self._cooling.reasons(now)
         reasons += [f"camera {name}: every frame is older than its staleness_ms when the model is free" for name in self._all_stale(now)]
         if bad and len(bad) == len(self._captures):
@@ -271,15 +273,18 @@ class Health:
 
 
 def _delivery(publisher: Publisher, *, stopped: bool) -> DeliveryHealth:
-    events, size = publisher.queued
+    counts, spool = publisher.counts, publisher.spool.health()
     return DeliveryHealth(
         connected=publisher.connected and not stopped,
-        reconnects_total=max(0, publisher.counts.connections - 1),
-        events_queued=events,
-        events_queued_bytes=size,
-        events_delivered_total=publisher.counts.delivered,
-        events_dropped_total=merged(publisher.counts.dropped),
+        reconnects_total=max(0, counts.connections - 1),
+        events_queued=spool.events_queued,
+        events_queued_bytes=spool.events_queued_bytes,
+        events_delivered_total=counts.delivered,
+        events_dropped_total=merged(counts.dropped),
         error=publisher.error,
+        spool=spool,
+        passing_delivered_total=counts.passing_delivered,
+        passing_dropped_total=merged(counts.passing_dropped),
     )
 
 

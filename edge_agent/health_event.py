@@ -59,6 +59,22 @@ class CameraHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class SpoolHealth:
+    """Where events wait (docs/delivery.md)."""
+
+    mode: Annotated[
+        Literal["memory", "interval", "always"], Field(description="what is promised now; memory also where the disk cannot be used")
+    ]
+    events_queued: Annotated[int, Field(description="in memory, on disk, and being sent")]
+    events_queued_bytes: int
+    events_on_disk: Annotated[int, Field(description="of them, those that a power cut would leave")]
+    oldest_age_s: Annotated[float | None, Field(description="since the oldest of them came; null: none waits")]
+    events_recovered_total: Annotated[int, Field(description="found on disk at the start, from earlier runs")]
+    files_quarantined_total: Annotated[int, Field(description="damaged files, set aside; what could be read of them goes on")]
+    error: Annotated[str | None, Field(description="why the disk is not used now")]
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryHealth:
     """The way to the broker."""
 
@@ -67,8 +83,19 @@ class DeliveryHealth:
     events_queued: int
     events_queued_bytes: int
     events_delivered_total: int
-    events_dropped_total: Annotated[dict[str, int], Field(description="buffer_full: the oldest went; rejected: the broker refused")]
+    events_dropped_total: Annotated[
+        dict[str, int],
+        Field(
+            description="buffer_full, spool_full: no room in memory, on disk, the oldest went; too_old; damaged: could not be read "
+            "from disk again; rejected: the broker refused"
+        ),
+    ]
     error: str | None
+    spool: SpoolHealth | None = None
+    passing_delivered_total: Annotated[int, Field(description="answers to commands, snapshots")] = 0
+    passing_dropped_total: Annotated[
+        dict[str, int], Field(description="not_connected: worth nothing later; buffer_full; rejected: the broker refused")
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

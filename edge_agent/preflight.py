@@ -18,12 +18,14 @@ from functools import partial
 from pathlib import Path
 
 from edge_agent import outlets, plugins
+from edge_agent._spool_disk import Disk
+from edge_agent._spool_store import Store
 from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.config_file import Draft, in_order
 from edge_agent.config_file import placed as with_places
 from edge_agent.credentials import mqtt_password, read_secret
 from edge_agent.errors import ConfigError, ModelError, Problem, StateError
-from edge_agent.host import machine_device_id
+from edge_agent.host import clock_synced, machine_device_id
 from edge_agent.models import _loading as model_loading
 from edge_agent.models import _trial as model_trial
 from edge_agent.redaction import redact
@@ -32,6 +34,7 @@ from edge_agent.sinks.mqtt import MqttContext, MqttSink, TlsFiles, tls_context
 from edge_agent.sources._absent import AbsentSource
 from edge_agent.sources._process import ProcessSource, ProcessTarget
 from edge_agent.sources.base import Source, SourceContext
+from edge_agent.spool import Spool, SpoolLimits
 from edge_agent.state import State, default_directory
 
 log = logging.getLogger(__name__)
@@ -347,6 +350,22 @@ def state_for(config: AgentConfig) -> State:
     """The state directory, not yet opened."""
     given = config.settings.device.state_dir
     return State(config.resolve(given) if given else default_directory())
+
+
+def build_spool(config: AgentConfig, name: str) -> Spool:
+    """Where a sink's events wait, not yet opened. ``name``: of the sink, which each has its own file for."""
+    settings = config.settings.spool
+    limits = SpoolLimits(settings.max_events, settings.max_memory_bytes, settings.max_bytes, settings.max_age_s, settings.drain_per_s)
+    disk = None
+    if settings.durability != "memory":
+        store = Store(spool_folder(config) / f"{name}.db")
+        disk = Disk(store, always=settings.durability == "always", interval_s=settings.interval_s)
+    return Spool(limits, disk, clock_synced=clock_synced)
+
+
+def spool_folder(config: AgentConfig) -> Path:
+    """Of the spools' files."""
+    return state_for(config).directory / "spool"
 
 
 def device_id(config: AgentConfig, state: State) -> str:

@@ -28,11 +28,13 @@ log = logging.getLogger(__name__)
 SINK_BACKOFF = BackoffPolicy(first_s=1.0, cap_s=60.0, stable_s=30.0)
 IDLE_S = 0.5
 """How often an idle publisher looks whether the connection still stands."""
+PACE_S = 0.02
+"""And how often one that may not send yet what waits."""
 
 
 @dataclass(frozen=True)
 class DeliveryCounts:
-    """Of events, at one moment: accepted + recovered = delivered + dropped + queued (those being written included)."""
+    """Of events, at one moment: accepted + recovered = delivered + dropped + queued (those being written included) + kept."""
 
     accepted: int
     delivered: int
@@ -44,6 +46,8 @@ class DeliveryCounts:
     passing_delivered: int
     passing_dropped: ReasonCounter
     """Answers and snapshots: ``not_connected``, ``buffer_full``, ``rejected``, ``shutdown``."""
+    kept: int
+    """Left on disk at the end, for the next run."""
 
 
 class Publisher:
@@ -75,13 +79,33 @@ class Publisher:
         """An eventfd, while the thread waits for it and for what comes in: it would not hear the condition."""
         self._abandon = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name="spool", daemon=True)
+        """Writes to disk, so that neither the line nor delivery waits for it."""
 
     def start(self) -> None:
-        """Begin to connect, in the runner's own thread."""
+        """Begin to connect, in the runner's own thread. Raises AlreadyRunning where another process uses the spool."""
+        self.spool.open()
+        if self.spool.disk is not None:
+            self._keeper.start()
         self._thread.start()
 
+    def _keep(self) -> None:
+        disk = self.spool.disk
+        while disk is not None and not self.spool.closed:
+            self.spool.wait_for_work(disk.interval_s / 2)
+            try:
+                self.spool.maintain()
+            except Exception:  # a defect there must not end it for ever
+                log.exception("spool failed unexpectedly sink=%s", self.sink.name)
+            if disk.always:
+                with self._changed:
+                    self._wake()
+
     def publish(self, message: Message) -> None:
-        """Accept a message. Never raises, and never blocks; beyond the bounds the oldest events are dropped."""
+        """Accept a message. Never raises; beyond the bounds the oldest events are dropped.
+
+        Never blocks, but for an event with ``durability = "always"``: then it returns once the event is on disk, synced.
+        """
         keeping = message.kind.keeping
         if keeping == "event":
             self.spool.put(message)
@@ -121,6 +145,7 @@ class Publisher:
                 spool.recovered,
                 self._outbox.passing_delivered,
                 ReasonCounter(self._outbox.passing_dropped),
+                spool.kept,
             )
 
     def acknowledged_ms(self, camera: str | None = None) -> dict[str, float] | None:
@@ -143,6 +168,7 @@ class Publisher:
         self.publish(STATUS_OFFLINE)
         with self._changed:
             self._stopping, self._keep_trying = True, keep_trying
+            self.spool.hurry()
             if not self.connected and not keep_trying:
                 self._abandon.set()
             self._wake()
@@ -155,9 +181,11 @@ class Publisher:
                 self._thread.join(0.3)
         with self._changed:
             self._outbox.drop_passing("shutdown")
-        lost = self.spool.abandon()
+        lost = self.spool.close()
         if lost:
             log.warning("events lost at shutdown sink=%s events=%d", self.sink.name, lost)
+        if self.spool.counts.kept:
+            log.info("events kept on disk for the next start sink=%s events=%d", self.sink.name, self.spool.counts.kept)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -177,6 +205,7 @@ class Publisher:
             self.connected, self.error = True, None
             self._connections += 1
             self._outbox.begin()
+            self.spool.connected()
         self._backoff.up(time.monotonic())
         log.info("connected sink=%s queued=%d", self.sink.name, self.queued[0])
         self._on_change()
@@ -205,9 +234,9 @@ class Publisher:
         return first, events
 
     def _await_work(self) -> None:
-        if not self._outbox and not self.spool.waiting[0] and not self._stopping:
-            self._idle(IDLE_S)
-        if self._linger_s and self.spool.waiting[0]:
+        if not self._outbox and not self.spool.ready and not self._stopping:
+            self._idle(PACE_S if self.spool.waiting[0] else IDLE_S)
+        if self._linger_s and self.spool.ready:
             self._wake_at = max(1, min(self.sink.most, self.spool.limits.max_events // 2))
             self._changed.wait_for(lambda: self._outbox or self._stopping or self._is_worth_waking(), self._linger_s)
             self._wake_at = 1

@@ -49,7 +49,7 @@ class Receiver:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.requests.append((dict(self.headers.items()), body))
-                batch = [m["payload"]["seq"] for m in body["messages"] if isinstance(m["payload"], dict)]
+                batch = [m["payload"]["seq"] for m in body["messages"] if m["kind"] == "detections"]
                 outer.batches.append(batch)
                 status, headers = outer.rule(batch)
                 if status == 0:

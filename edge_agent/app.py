@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 
@@ -36,7 +36,7 @@ from edge_agent.notify import Notifier
 from edge_agent.outlets import Outlet, outlets
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, build_spool, check_files, device_id, of_its_table, patient_source, placed, state_for
-from edge_agent.publisher import Publisher
+from edge_agent.publisher import SINK_BACKOFF, Publisher
 from edge_agent.publishing import rule_for
 from edge_agent.reloading import ReloadContext, Reloader
 from edge_agent.requests import Request
@@ -198,6 +198,7 @@ class Agent:
                 name: Publisher(
                     outlet.sink,
                     build_spool(self._config, name),
+                    replace(SINK_BACKOFF, cap_s=settings.mqtt.reconnect_max_s) if name == BROKER else SINK_BACKOFF,
                     on_change=self._connection_changed,
                     linger_s=max(linger_s, outlet.linger_s),
                 )

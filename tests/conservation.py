@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.conftest import CommandLine, Mosquitto
+from tests.conftest import CommandLine, Mosquitto, wait_until
 from tests.proxy import Cut, Direction, Link, PacketType, Proxy, Weather
 
 Identity = tuple[str, int]
@@ -117,7 +117,14 @@ class World:
         """Accepted so shortly before a kill that they may be lost with it."""
         self._command = command
         self._agent: subprocess.Popen[str] | None = None
+        self._disk = self._mount(command.folder / "state")
         self._write_config()
+
+    def _mount(self, folder: Path) -> Path | None:
+        """A small disk of its own for the state, where this user may mount one."""
+        folder.mkdir()
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "edge-agent-test", str(folder)], capture_output=True, check=False)
+        return folder if done.returncode == 0 else None
 
     def _write_config(self) -> None:
         lines = [
@@ -171,6 +178,8 @@ class World:
             self._agent.wait()
         self.proxy.close()
         self.broker.stop()
+        if self._disk is not None:
+            subprocess.run(["umount", "-l", str(self._disk)], check=True)
 
     def log(self) -> str:
         """What the daemon has said."""
@@ -181,7 +190,7 @@ class World:
         found = {}
         with contextlib.suppress(FileNotFoundError), (self._command.folder / "accepted.jsonl").open("rb") as lines:
             for line in lines:
-                if not line.startswith(b'{"kind":"detections"') or not line.endswith(b"}\n"):
+                if b'"kind":"detections"' not in line[:100] or not line.endswith(b"}\n"):
                     continue  # the last one of a daemon that was killed may be a part of one
                 payload = line[line.index(b',"payload":') + len(b',"payload":') : -2]
                 event = json.loads(payload)
@@ -210,6 +219,7 @@ class World:
             "no CONNACK": lambda: self._for_a_while(Weather(swallows=frozenset({PacketType.CONNACK})), cut=True),
             "no PUBACK": lambda: self._for_a_while(Weather(swallows=frozenset({PacketType.PUBACK}))),
             "quota": lambda: self._for_a_while(Weather(puback_code=0x97)),
+            **({"disk full": self._disk_full} if self._disk is not None else {}),
             "refuses to connect": lambda: self._for_a_while(Weather(connack_code=self.random.choice(OVERLOADED)), cut=True),
         }
 
@@ -243,6 +253,21 @@ class World:
             self.proxy.cut_all()
         self._while()
         self.proxy.weather = Weather()
+
+    def _disk_full(self) -> None:
+        """While the broker is away, so that there is something to write. What was accepted meanwhile may be in memory only."""
+        assert self._disk is not None
+        self.proxy.weather = Weather(refuses=True)
+        self.proxy.cut_all()
+        ballast = self._disk / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        self._while()
+        ballast.unlink()
+        self.proxy.weather = Weather()
+        owed = self.owed()
+        wait_until(lambda: not (owed & self.missing()), 60, "what came while the disk was full")
 
     def _for_a_while(self, weather: Weather, *, cut: bool = False) -> None:
         self.proxy.weather = weather

@@ -15,12 +15,10 @@ from functools import partial
 from typing import NoReturn
 
 from edge_agent import __version__
-from edge_agent._commands_kept import KeptSettings
-from edge_agent._commands_payload import ReloadResult
 from edge_agent.capture import Capture
-from edge_agent.commands import Commands, CommandsContext
+from edge_agent.commanding import Parts, commands_for
+from edge_agent.commands import Commands
 from edge_agent.config import AgentConfig, CameraConfig, GovernorSettings
-from edge_agent.controls import Controls
 from edge_agent.cooling import Cooling
 from edge_agent.delivery import BROKER, Delivery
 from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
@@ -38,7 +36,6 @@ from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, build_spool, check_files, device_id, of_its_table, patient_source, placed, state_for
 from edge_agent.publisher import SINK_BACKOFF, Publisher
 from edge_agent.publishing import rule_for
-from edge_agent.reloading import ReloadContext, Reloader
 from edge_agent.requests import Request
 from edge_agent.scheduler import Scheduler
 from edge_agent.state import State
@@ -147,7 +144,10 @@ class Agent:
         names = ",".join(each.sink.name for each in publisher.publishers.values())
         log.info("starting version=%s device=%s cameras=%d sink=%s", __version__, self.device, len(self.captures), names)
         publisher.publish(STATUS_ONLINE)
-        self._command(state, crews, pipeline, publisher, health)
+        models = {each.view.model_name: each.usual for each in crews}
+        parts = Parts(self.device, self.captures, pipeline, health, publisher.publish, models, self._model_sizes)
+        self._commands = commands_for(self._config, state.directory, parts)
+        self._commands.start()
         publisher.start()
         pipeline.start()
         for capture in self.captures:
@@ -225,29 +225,6 @@ class Agent:
     def _request(self, request: Request) -> None:
         if self._commands is not None:
             self._commands.receive(request)
-
-    def _command(self, state: State, loaded: Sequence[LoadedCrew], pipeline: Pipeline, publisher: Delivery, health: Health) -> None:
-        """Obey from now on, beginning with what was kept."""
-        settings, kept = self._config.settings, KeptSettings(state.directory)
-        kept.read_or_set_aside()
-        controls = Controls(self.captures, pipeline, kept)
-        for camera, what in controls.restore().items():
-            log.info("kept by command, and holds: camera=%s %s", camera, what)
-
-        def published(config: AgentConfig) -> None:
-            commands.allow, commands.snapshots.allowed = config.settings.commands.allow, config.settings.publish.snapshots
-
-        def reload() -> ReloadResult:
-            changes = reloader.reload()
-            return ReloadResult(changes.applied, changes.needs_restart)
-
-        models = {each.view.model_name: each.usual for each in loaded}
-        sizes = self._model_sizes
-        reloader = Reloader(self._config, ReloadContext(pipeline, controls, models, lambda name: partial(sizes.get, name), published))
-        context = CommandsContext(self.device, f"{settings.mqtt.base}/{self.device}", publisher.publish, health.report, reload)
-        commands = self._commands = Commands(context, controls, settings.commands.allow, snapshots=settings.publish.snapshots)
-        health.commands = commands.health if settings.commands.allow else None
-        commands.start()
 
     def _camera_changed(self, capture: Capture) -> None:
         if self._health is not None:

@@ -14,28 +14,23 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from edge_agent._commands_acts import Acts
 from edge_agent._commands_limits import Answers, TokenBucket
 from edge_agent._commands_payload import (
     LARGEST,
     Command,
     CommandResult,
-    HaltArguments,
-    HaltResult,
-    InForce,
     Refusal,
     ReloadResult,
-    ReportResult,
     Result,
-    SetArguments,
-    SetResult,
     SnapshotArguments,
     encode,
     parse,
     shown,
 )  # fmt: skip
 from edge_agent._commands_snapshots import Snapshot, Snapshots
-from edge_agent.controls import CannotSet, Controls
-from edge_agent.errors import ConfigError, EdgeAgentError, StateError
+from edge_agent.controls import Controls
+from edge_agent.errors import ConfigError, EdgeAgentError
 from edge_agent.events import ErrorInfo, Message, timestamp
 from edge_agent.health_event import CommandedHealth, CommandsHealth, HealthEvent
 from edge_agent.redaction import redact
@@ -107,6 +102,7 @@ class Commands:
         self.allow = allow
         self.snapshots: Snapshots[_Job] = Snapshots(controls, context.publish, self._post, clock, allowed=snapshots)
         self._context, self._controls, self._clock = context, controls, clock
+        self._acts = Acts(controls, context.report)
         self._changed = threading.Condition()
         self._requests: deque[Request] = deque()
         self._posted: deque[Callable[[], None]] = deque()
@@ -255,54 +251,13 @@ class Commands:
 
     def _obey(self, job: _Job) -> tuple[Result, bool | None] | None:
         """What came of it, and whether it holds after a restart; None: that comes later. Raises Refusal."""
-        try:
-            if isinstance(job.command.arguments, SnapshotArguments):
-                self.snapshots.begin(job, job.cameras, job.command.arguments)
-            elif job.command.name == "reload":
-                self._begin_reload(job)
-            else:
-                return self._at_once(job)
-        except StateError as error:
-            raise Refusal("not_kept", f"nothing was changed: {error}") from None
+        if isinstance(job.command.arguments, SnapshotArguments):
+            self.snapshots.begin(job, job.cameras, job.command.arguments)
+        elif job.command.name == "reload":
+            self._begin_reload(job)
+        else:
+            return self._acts.do(job.command, job.request.camera, job.cameras)
         return None
-
-    def _at_once(self, job: _Job) -> tuple[Result, bool | None]:
-        name, arguments = job.command.name, job.command.arguments
-        if isinstance(arguments, HaltArguments):
-            return self._halt(job, arguments)
-        if isinstance(arguments, SetArguments):
-            return self._set(job, arguments)
-        if name == "report":
-            return self._report(job), None
-        act = self._controls.resume if name == "resume" else self._controls.unmute
-        return self._halted(job, act(job.cameras)), True
-
-    def _halt(self, job: _Job, arguments: HaltArguments) -> tuple[Result, bool]:
-        act = self._controls.pause if job.command.name == "pause" else self._controls.mute
-        result = self._halted(job, act(job.cameras, arguments.duration_s, keep=arguments.keep))
-        if arguments.duration_s is not None:
-            result = replace(result, until=timestamp(time.time() + arguments.duration_s))
-        return result, arguments.keep
-
-    def _halted(self, job: _Job, ended: list[str]) -> HaltResult:
-        if len(ended) == len(job.cameras):
-            raise Refusal("camera_ended", f"{', '.join(ended)}: has ended, and reads no more")
-        return HaltResult([camera for camera in job.cameras if camera not in ended], ended)
-
-    def _set(self, job: _Job, arguments: SetArguments) -> tuple[Result, bool]:
-        values = {key: getattr(arguments, key) for key in arguments.model_fields_set - {"keep"}}
-        try:
-            self._controls.set(job.cameras, values, keep=arguments.keep)
-        except CannotSet as error:
-            raise Refusal("invalid_argument", f"nothing was changed: {error}") from None
-        now = {camera: self._controls.goes_by(camera) for camera in job.cameras}
-        is_lasting = arguments.keep or not any(value is not None for value in values.values())
-        return SetResult({camera: InForce(each.confidence, each.max_fps) for camera, each in now.items()}), is_lasting  # type: ignore[arg-type]
-
-    def _report(self, job: _Job) -> ReportResult:
-        health = self._context.report()
-        camera = job.request.camera
-        return ReportResult(health=health) if camera is None else ReportResult(camera=health.cameras[camera])
 
     # -- what comes later -------------------------------------------------------------------------------------------------
 

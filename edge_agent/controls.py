@@ -183,9 +183,9 @@ class Controls:
                 self._set(camera, InForce())
             return changed
 
-    def goes_by(self, camera: str) -> InForce:
-        """The values that hold now, wherever they come from; ``max_fps`` None: no limit."""
-        return InForce(self._pipeline.flows[camera].thresholds.confidence, self.captures[camera].max_fps)
+    def goes_by(self, camera: str) -> tuple[float, float | None]:
+        """Confidence and max_fps that hold now, wherever they come from; None: no limit."""
+        return self._pipeline.flows[camera].thresholds.confidence, self.captures[camera].max_fps
 
     def _set(self, camera: str, values: InForce) -> None:
         self._pipeline.set_confidence(camera, values.confidence)

@@ -206,8 +206,9 @@ def test_what_was_set_by_command_is_void_and_halts_are_not(rig: Rig) -> None:
     rig.controls.mute(["yard"])
     changes = rig.reload(HEAD + FRONT + "max_fps = 65\n" + YARD)
     assert changes.applied == ["cameras.front.max_fps", "front: what was set by command is void"]
-    assert rig.controls.goes_by("front").confidence == USUAL
-    assert rig.controls.goes_by("front").max_fps == pytest.approx(65)
+    confidence, max_fps = rig.controls.goes_by("front")
+    assert confidence == USUAL
+    assert max_fps == pytest.approx(65)
     assert rig.controls.captures["yard"].muted
 
 

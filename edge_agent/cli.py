@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, StateError
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
 
+TABLE_S = 1.0
+"""How often a table is shown."""
 EXIT_CODES = """\b
 Exit codes:
   0   ended as asked, or every file was read to its end
@@ -202,12 +205,14 @@ def demo(seconds: float | None, source: str | None, model: str | None, broker: s
 @click.option("--camera", help="Only this camera.")
 @click.option("--label", help="Only detections of this class.")
 @click.option("--all", "every_frame", is_flag=True, help="Also frames in which nothing was seen.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: topic and payload.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: topic, payload, and what is said of it here.")
+@click.option("--table/--lines", "as_table", default=None, help="A table that updates, or a line for each message. Default: lines.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long. Default: until Ctrl-C.")
 def watch(config_file: Path | None, seconds: float | None, **given: Any) -> None:
-    """Show detections, health and camera states as they arrive at the broker.
+    """Show detections, health and camera states as they arrive at the broker, and what did not arrive.
 
-    Uses the broker, user and password of agent.toml unless --host is given.
+    Uses the broker, user and password of agent.toml unless --host is given. Loss is told from the gaps in seq, latency from
+    captured_at, by the two machines' clocks.
     """
     import dataclasses
     import time
@@ -221,11 +226,31 @@ def watch(config_file: Path | None, seconds: float | None, **given: Any) -> None
     try:
         watcher.start()
         click.echo(f"# listening at {options.host}:{options.port}, {options.base}/{options.device or '+'}/#; stop with Ctrl-C", err=True)
-        while until is None or time.monotonic() < until:
-            time.sleep(0.1)
+        _until_stopped(watcher, until, as_table=options.as_table and not options.as_json)
     except KeyboardInterrupt:
         pass
     watcher.stop()
+    for line in [*(f"{name}: {_totals(each)}" for name, each in watcher.totals().items()), *watcher.warnings()]:
+        click.echo(f"# {line}", err=True)
+
+
+def _until_stopped(watcher: Any, until: float | None, *, as_table: bool) -> None:
+    import time
+
+    shown = 0.0
+    while until is None or time.monotonic() < until:
+        if as_table and time.monotonic() - shown >= TABLE_S:
+            shown = time.monotonic()
+            width = shutil.get_terminal_size().columns
+            text = "\n".join(line[:width] for line in watcher.table())
+            _echo(f"\x1b[H\x1b[J{text}" if sys.stdout.isatty() else text)
+        time.sleep(0.1)
+
+
+def _totals(each: dict[str, Any]) -> str:
+    p50, p95 = each["latency_ms"]["p50"], each["latency_ms"]["p95"]
+    latency = "" if p50 is None else f", latency {p50:.0f} ms (p95 {p95:.0f} ms)"
+    return f"{each['received']} received, {each['lost']} lost, {each['duplicates']} twice{latency}"
 
 
 @main.command()
@@ -369,7 +394,9 @@ def _watch_options(config_file: Path | None) -> Any:
     config = _load(path)
     sink = build_sink(config, "watch")
     mqtt = config.settings.mqtt
-    return WatchOptions(host=mqtt.host, port=sink.port, base=mqtt.base, username=mqtt.username, context=sink.context)
+    return WatchOptions(
+        host=mqtt.host, port=sink.port, base=mqtt.base, username=mqtt.username, context=sink.context, websocket=mqtt.websocket
+    )
 
 
 def _topic_level(name: str | None) -> str | None:

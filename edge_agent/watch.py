@@ -1,19 +1,23 @@
-"""``edge-agent watch``: shows what arrives at the broker, as lines for people or as JSON."""
+"""``edge-agent watch``: shows what arrives at the broker, as a table, as lines, or as JSON, and tells of what did not arrive."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from edge_agent._watch_ledger import Ledger, seconds
+from edge_agent.config import WebSocketSettings
+from edge_agent.encoding import as_json
 from edge_agent.errors import SinkUnavailable
+from edge_agent.events import timestamp
 from edge_agent.sinks.mqtt import MqttContext, connection_problem
 
 MOST_SHOWN = 6
@@ -31,7 +35,10 @@ class WatchOptions:
     label: str | None = None
     username: str | None = None
     context: MqttContext = field(default_factory=lambda: MqttContext("", "", None, None))
+    websocket: WebSocketSettings | None = None
     as_json: bool = False
+    as_table: bool = False
+    """Write nothing for each message: whoever asks reads the ledger."""
     every_frame: bool = False
     """Also frames in which nothing was seen."""
 
@@ -42,7 +49,12 @@ class Watch:
     def __init__(self, options: WatchOptions, write: Callable[[str], None], note: Callable[[str], None] = lambda _: None) -> None:
         self._options, self._write, self._note = options, write, note
         self.messages = 0
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
+        self.ledger = Ledger()
+        self._lock = threading.Lock()
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311, transport=_transport(options))
+        if options.websocket is not None:
+            headers = {name: value.get_secret_value() for name, value in options.websocket.headers.items()}
+            self._client.ws_set_options(options.websocket.path, headers)
         self._client.suppress_exceptions = False
         if options.username:
             self._client.username_pw_set(options.username, options.context.password)
@@ -58,8 +70,8 @@ class Watch:
         """Connect and begin to print, in paho's own thread. Raises SinkUnavailable."""
         options = self._options
         try:
-            self._client.connect(options.host, options.port)
-        except (OSError, ValueError) as error:
+            self._client.connect(options.context.unix_socket or options.host, options.port)
+        except (OSError, ValueError, paho.WebsocketConnectionError) as error:
             raise SinkUnavailable(
                 f"mqtt://{options.host}:{options.port}: {connection_problem(error, tls=options.context.tls is not None)}"
             ) from None
@@ -98,26 +110,95 @@ class Watch:
 
     def _show(self, _client: paho.Client, _user: Any, message: paho.MQTTMessage) -> None:
         self.messages += 1
-        line = render(message.topic, bytes(message.payload), self._options)
+        payload = bytes(message.payload)
+        more = self._account(message.topic, payload, is_old=message.retain)
+        line = None if self._options.as_table else render(message.topic, payload, self._options, more)
         if line is not None:
-            self._write(line)
+            self._write(line if self._options.as_json else _plain(line))
+
+    def _account(self, topic: str, payload: bytes, *, is_old: bool) -> Mapping[str, Any]:
+        """Into the ledger, whatever is shown of it; what is to be said of the message besides. ``is_old``: the broker had kept it."""
+        device, camera, kind = split(topic, self._options.base)
+        if self._options.camera not in {None, camera}:
+            return {}
+        content, utc, now = decoded(payload), time.time(), time.monotonic()
+        try:
+            with self._lock:
+                return self._enter(device, camera, kind, content, utc, now) if not is_old or kind == "status" else {}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            return {}  # not of the contract
+
+    def _enter(self, device: str, camera: str | None, kind: str, content: Any, utc: float, now: float) -> Mapping[str, Any]:
+        ledger = self.ledger
+        if camera is not None and kind == "detections":
+            noted = ledger.note(device, camera, content, utc, now)
+            if self._options.label is None or _has(self._options.label, content):
+                ledger.camera(device, camera).seen = _plain(_detections_seen(content, self._options.label))
+            return {"received_at": timestamp(utc), "latency_ms": noted.latency_ms, "duplicate": noted.duplicate, "lost": noted.lost}
+        if camera is not None and kind == "status":
+            ledger.camera(device, camera).state = _plain(str(content["state"]))
+        elif camera is None and kind == "status":
+            ledger.devices[device] = str(content).strip()
+        elif camera is None and kind == "health":
+            ledger.note_health(device, content, utc)
+        return {}
+
+    def table(self) -> list[str]:
+        """The table as of now. From any thread."""
+        with self._lock:
+            return [_plain(line) for line in self.ledger.table(time.monotonic())]
+
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """As ``Ledger.totals``. From any thread."""
+        with self._lock:
+            return self.ledger.totals()
+
+    def warnings(self) -> list[str]:
+        """As ``Ledger.warnings``. From any thread."""
+        with self._lock:
+            return [_plain(line) for line in self.ledger.warnings()]
 
 
-def render(topic: str, payload: bytes, options: WatchOptions) -> str | None:
-    """One message as a line; None for what was not asked for. Never raises, whatever the payload is."""
-    levels = topic[len(options.base) + 1 :].split("/")
+def _transport(options: WatchOptions) -> Literal["tcp", "websockets", "unix"]:
+    if options.context.unix_socket is not None:
+        return "unix"
+    return "tcp" if options.websocket is None else "websockets"
+
+
+def split(topic: str, base: str) -> tuple[str, str | None, str]:
+    """Device, camera if there is one, and what it is about."""
+    levels = topic[len(base) + 1 :].split("/")
     camera = levels[2] if len(levels) > 3 and levels[1] == "camera" else None
+    return levels[0], camera, levels[-1]
+
+
+def decoded(payload: bytes) -> Any:
+    """What a payload holds, in JSON or MessagePack; of anything else, its text. Never raises."""
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return json.loads(as_json(payload))
+    except (ValueError, RecursionError, TypeError):  # a map with keys that are no strings is no JSON
+        return payload.decode("utf-8", "replace")
+
+
+def _plain(text: str) -> str:
+    """Without what would move a terminal's cursor or colour it: anybody may write to a broker."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def render(topic: str, payload: bytes, options: WatchOptions, more: Mapping[str, Any] | None = None) -> str | None:
+    """One message as a line; None for what was not asked for. Never raises, whatever the payload is. ``more`` goes into the JSON."""
+    _, camera, kind = split(topic, options.base)
     if options.camera is not None and camera != options.camera:
         return None
-    kind = levels[-1]
-    try:
-        content: Any = json.loads(payload)
-    except (ValueError, RecursionError):
-        content = payload.decode("utf-8", "replace")
+    content = decoded(payload)
     if options.as_json:
         if options.label is not None and camera is not None and kind == "detections" and not _has(options.label, content):
             return None
-        return json.dumps({"topic": topic, "payload": content}, ensure_ascii=False)
+        return json.dumps({"topic": topic, "payload": content, **(more or {})}, ensure_ascii=False)
     try:
         return _contract_line(kind, camera, content, options)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -145,16 +226,30 @@ def _has(label: str, content: Any) -> bool:
 
 
 def _detections(content: Mapping[str, Any], options: WatchOptions) -> str | None:
-    of_picture = [*content.get("classes", ()), *content.get("segments", ())]
-    found: Sequence[Mapping[str, Any]] = [d for d in [*content["detections"], *of_picture] if options.label in {None, d["label"]}]
+    found = _found(content, options.label)
     if not found and not (options.every_frame and options.label is None):
         return None
-    parts = [_seen(one) for one in found[:MOST_SHOWN]]
-    more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
-    seen = "; ".join(parts) + more if parts else "nothing"
-    age = (time.time() - datetime.fromisoformat(content["captured_at"].replace("Z", "+00:00")).timestamp()) * 1e3
+    seen = _together(found)
+    age = (time.time() - seconds(content["captured_at"])) * 1e3
     shown = f"{age:.0f} ms" if abs(age) < 60_000 else content["captured_at"]
     return f"{content['camera']} frame {content['frame_id']}: {seen}  ({shown}, inference {content['latency_ms']['infer']:.1f} ms)"
+
+
+def _found(content: Mapping[str, Any], label: str | None) -> Sequence[Mapping[str, Any]]:
+    """Detections, classes of the picture and segments."""
+    of_picture = [*content.get("classes", ()), *content.get("segments", ())]
+    return [d for d in [*content["detections"], *of_picture] if label in {None, d["label"]}]
+
+
+def _together(found: Sequence[Mapping[str, Any]]) -> str:
+    more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    return "; ".join(_seen(one) for one in found[:MOST_SHOWN]) + more if found else "nothing"
+
+
+def _detections_seen(content: Mapping[str, Any], label: str | None) -> str:
+    """For the table: how many of which class."""
+    counts = Counter(str(one["label"]) for one in _found(content, label))
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common(MOST_SHOWN)) or "nothing"
 
 
 def _seen(one: Mapping[str, Any]) -> str:

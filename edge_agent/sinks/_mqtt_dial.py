@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import paho.mqtt.client as paho
 from paho.mqtt.properties import Properties
 
+from edge_agent.sinks._mqtt_paho import BoundedClient
 from edge_agent.sinks._mqtt_words import NoAnswer
 
 _LEAST_S = 0.1
@@ -92,7 +93,7 @@ class Dialling:
                     self._connection.shutdown(socket.SHUT_RDWR)
 
 
-class DialledClient(paho.Client):
+class DialledClient(BoundedClient):
     """paho's client over a connection that we make. Where paho no longer asks for it so, it makes its own."""
 
     dialling: Dialling

@@ -14,15 +14,18 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_agent.events import ReplyTo
 from edge_agent.requests import Request
-from edge_agent.sinks._mqtt_link import INBOUND_LARGEST, Link
+from edge_agent.sinks._mqtt_link import Link
+from edge_agent.sinks._mqtt_paho import INBOUND_LARGEST, BoundedClient
 from edge_agent.sinks._mqtt_topics import Topics
-from edge_agent.sinks._mqtt_words import said
+from edge_agent.sinks._mqtt_words import FAILURE, said
 from edge_agent.stats import ReasonCounter
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
 """How long the broker may take to send what it has kept."""
+_MOST_STALE = 1000
+"""Topics to clear that are remembered at once; the others are found on the next connection."""
 _STRIKES = 3
 _DEAF_S = 3600.0
 """How long to do without commands where the broker hangs up on whoever asks for them."""
@@ -54,13 +57,22 @@ class Inbound:
         self._strikes = 0
         self._ask_at: float | None = None
         self._stale: list[str] = []
+        self._clearing: dict[int, str] = {}
+        """By the number of what was sent to clear them."""
+        self._client: BoundedClient | None = None
 
     def attach(self, link: Link) -> None:
         """Subscribe, on a connection that has just come up."""
-        client = link.client
+        client = self._client = link.client
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
         self._commands_mid = self._leftovers_mid = self._ask_at = None
-        if self._strikes >= _STRIKES:
+        self._stale.clear()
+        self._clearing.clear()
+        if self._strikes >= _STRIKES and self._on_request is not None and self._cameras is not None:
+            # Perhaps it is only what we look for that it does not like: commands are worth another try.
+            self._strikes, self._cameras, self._looked_until = 0, None, None
+            self._ask(client)
+        elif self._strikes >= _STRIKES:
             self._strikes = 0
             self._ask_at = time.monotonic() + _DEAF_S
             self._tell("the broker hangs up when we subscribe: without commands for an hour; allow us to read our command topics")
@@ -83,6 +95,11 @@ class Inbound:
         unanswered = self._commands_mid is not None or self._leftovers_mid is not None
         self._strikes = self._strikes + 1 if unanswered and link.hung_up else 0
 
+    def has_state(self, camera: str) -> None:
+        """The camera is alive, for its state is about to be written: a reload may have added it."""
+        if self._cameras is not None and camera not in self._cameras:
+            self._cameras = {*self._cameras, camera}
+
     def tidy(self, link: Link) -> None:
         """Clear what the broker keeps of cameras that are no more, and stop looking for it in time. Cheap."""
         now = time.monotonic()
@@ -91,11 +108,16 @@ class Inbound:
             self._ask(link.client)
         while self._stale and link.in_flight < link.granted.window and link.granted.may_retain:
             topic = self._stale.pop()
-            log.info("clearing what the broker kept of a camera that is no more topic=%s", topic)
-            link.publish(topic, b"", 1, True)
+            if self._is_stale(topic):
+                log.info("clearing what the broker kept of a camera that is no more topic=%s", topic)
+                self._clearing[link.publish(topic, b"", min(1, link.granted.most_qos), True)] = topic
+        for mid in self._clearing.keys() & link.acks.keys():  # numbers come again: none may be left that nobody asks about
+            topic, (reason, told) = self._clearing.pop(mid), link.acks.pop(mid)
+            if reason.value >= FAILURE:
+                log.warning("what the broker kept of a camera stays, it refuses topic=%s reason=%s", topic, said(reason, told))
         if self._looked_until is not None and now > self._looked_until:
             self._looked_until = None
-            self._cameras = None  # cameras do not come and go while we run
+            self._cameras = None  # who removes one while we run says so itself
             link.client.unsubscribe(list(self._topics.leftovers))
 
     def _on_subscribe(
@@ -130,14 +152,16 @@ class Inbound:
         if is_command and self._on_request is not None:
             self._request(self._on_request, camera, message)
         elif message.retain and message.payload and self._is_stale(topic):
-            self._stale.append(topic)
+            if len(self._stale) < _MOST_STALE:
+                self._stale.append(topic)
         elif self._looked_until is None:
             self.ignored["not_ours"] += 1
 
     def _request(self, on_request: Callable[[Request], None], camera: str | None, message: paho.MQTTMessage) -> None:
-        if len(message.payload) > INBOUND_LARGEST:  # of MQTT 3.1.1, which has no way to tell the broker
+        size = 0 if self._client is None else self._client.received_bytes
+        if size > INBOUND_LARGEST:  # of MQTT 3.1.1, which has no way to tell the broker
             self.ignored["too_large"] += 1
-            self._tell(f"a command of {len(message.payload)} bytes is ignored, as all above {INBOUND_LARGEST} are")
+            self._tell(f"commands of more than {INBOUND_LARGEST} bytes are ignored")
             return
         self.received += 1
         on_request(Request(camera, bytes(message.payload), message.retain, self._reply_to(message.properties)))

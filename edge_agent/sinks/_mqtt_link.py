@@ -18,7 +18,7 @@ import struct
 import termios
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -30,6 +30,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_agent.config import MqttSettings
 from edge_agent.sinks import _mqtt_words as words
 from edge_agent.sinks._mqtt_dial import Address, Dial, DialledClient
+from edge_agent.sinks._mqtt_paho import INBOUND_LARGEST
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,6 @@ WINDOW = 20
 """Messages in flight where the broker does not say how many it takes (MQTT 3.1.1)."""
 MOST_WINDOW = 100
 """And where it does."""
-INBOUND_LARGEST = 64 * 1024
-"""Bytes of a packet that we take from a broker of MQTT 5, which is told so; no command is so long."""
 _INBOUND_WINDOW = 20
 _MISC_S = 1.0
 """How often the keepalive is looked at while nothing comes."""
@@ -53,7 +52,7 @@ class LinkOptions:
     address: Address
     settings: MqttSettings
     client_id: str
-    password: str | None
+    password: str | None = field(repr=False)
     tls: ssl.SSLContext | None
     will: tuple[str, bytes, int, bool] | None
     """Topic, payload, QoS and retention of what the broker says when it loses us."""

@@ -55,9 +55,15 @@ class Topics:
         """Whether an answer may go where a request asks for it.
 
         It is the requester who chooses, and us who may write there: so never below our own topics, which others believe,
-        nor to what is a command of another device.
+        nor to what is a command of another device. Some brokers hang up on control characters.
         """
-        if not topic or len(topic.encode(errors="replace")) > _LONGEST_REPLY or any(c in topic for c in "+#\0") or topic[0] == "$":
+        if (
+            not topic
+            or len(topic.encode(errors="replace")) > _LONGEST_REPLY
+            or not topic.isprintable()
+            or any(c in topic for c in "+#")
+            or topic[0] == "$"
+        ):
             return False
         is_ours = topic == self.root or topic.startswith(f"{self.root}/")
         return not is_ours and not (topic.startswith(f"{self.base}/") and topic.endswith("/command"))

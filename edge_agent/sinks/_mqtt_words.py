@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 
+from paho.mqtt.client import WebsocketConnectionError
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -66,6 +67,8 @@ def connection_problem(error: Exception, *, tls: bool) -> str:
         return f"TLS failed: {tls_problem(str(error.reason or error))}"
     if tls and isinstance(error, ConnectionResetError):
         return "the broker hung up during the TLS handshake; is this a TLS port?"
+    if isinstance(error, WebsocketConnectionError):
+        return "it is no MQTT broker over WebSockets, or not at that path: check [mqtt] port and [mqtt.websocket] path and headers"
     return _plain_problem(error)
 
 

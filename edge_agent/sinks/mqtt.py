@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import ssl
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from edge_agent.config import MqttSettings
 from edge_agent.errors import Rejected, SinkUnavailable
@@ -38,7 +38,7 @@ class MqttContext:
 
     device: str
     client_id: str
-    password: str | None
+    password: str | None = field(repr=False)
     tls: ssl.SSLContext | None
     on_request: Callable[[Request], None] | None = None
     """Takes commands, in the thread that drives the sink: returns at once and never raises. None: do not subscribe."""
@@ -62,7 +62,9 @@ class MqttSink(Sink):
         self._link: Link | None = None
         self._dial: Dial | None = None
         self._allowed = Granted()
-        """What the broker allowed the last time, or what is left after it refused more."""
+        """What the broker allowed the last time, and what is left after it refused more."""
+        self._forbidden: set[int] = set()
+        """NO_RETAIN, NO_QOS: said once, it holds for as long as we run, whatever the next CONNACK says."""
         self._refusals = 0
         self._limit, self._patience = SizeLimit(), Patience()
         self._said_goodbye = False
@@ -83,6 +85,7 @@ class MqttSink(Sink):
             problem = connection_problem(error, tls=self.context.tls is not None)
             raise SinkUnavailable(f"{self.name}: {problem}", retry_after_s=retry_after_s(link.code)) from None
         self._refusals, self._said_goodbye = 0, False
+        link.granted = self._within(link.granted)
         self._allowed, self._limit.announced = link.granted, link.granted.largest
         self._link = link
         self.inbound.attach(link)
@@ -94,11 +97,7 @@ class MqttSink(Sink):
         return LinkOptions(address, config, context.client_id, context.password, context.tls, will if context.with_will else None)
 
     def _refused(self, refused: Refused) -> SinkUnavailable:
-        allowed = self._allowed
-        if refused.code == words.NO_RETAIN:
-            self._allowed = Granted(most_qos=allowed.most_qos, may_retain=False)
-        elif refused.code == words.NO_QOS:
-            self._allowed = Granted(most_qos=0, may_retain=allowed.may_retain)
+        self._learn(refused.code)
         wait_s = retry_after_s(refused.code)
         if refused.code in words.NOT_WANTED:
             self._refusals += 1
@@ -106,8 +105,21 @@ class MqttSink(Sink):
                 wait_s = random.uniform(_NOT_WANTED_S, 1.5 * _NOT_WANTED_S)  # noqa: S311 - spreads a fleet, keeps no secret
         return SinkUnavailable(f"{self.name}: {refused}", retry_after_s=wait_s)
 
+    def _learn(self, code: int | None) -> None:
+        """From a refusal that would come again, and again, if nothing changed."""
+        if code in {words.NO_RETAIN, words.NO_QOS}:
+            self._forbidden.add(code)
+            self._allowed = self._within(self._allowed)
+
+    def _within(self, granted: Granted) -> Granted:
+        qos = 0 if words.NO_QOS in self._forbidden else granted.most_qos
+        return replace(granted, most_qos=qos, may_retain=granted.may_retain and words.NO_RETAIN not in self._forbidden)
+
     def write(self, messages: Sequence[Message]) -> Sequence[Rejected | None]:
         link = self._standing()
+        for message in messages:
+            if message.kind is Kind.CAMERA_STATUS and message.camera is not None and message.payload:
+                self.inbound.has_state(message.camera)
         self.inbound.tidy(link)
         parcels = list(self._parcels(messages, link.granted))
         Delivery(self.name, link, self._limit, self._patience, self._config.ack_timeout_s).run(parcels)
@@ -147,6 +159,7 @@ class MqttSink(Sink):
         link, self._link = self._link, None
         if link is not None:
             self.inbound.detach(link)
+            self._learn(link.code)
             link.close(said_goodbye=self._said_goodbye)
 
     def _name(self) -> str:

@@ -1,0 +1,51 @@
+"""paho's client, with what it leaves undone: packets that are too large to be kept, and QoS 2 that is refused."""
+
+from __future__ import annotations
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+INBOUND_LARGEST = 64 * 1024
+"""Bytes of a packet that we take. A broker of MQTT 5 is told so; what others send beyond is read and not kept."""
+_CHUNK = 64 * 1024
+_FAILURE = 0x80
+_UNSPECIFIED = 0x80
+
+
+class BoundedClient(paho.Client):
+    """Keeps at most the beginning of a packet, however long anybody makes it."""
+
+    @property
+    def received_bytes(self) -> int:
+        """How long the packet that is being handled was; of more than INBOUND_LARGEST only the beginning is there."""
+        return int(self._in_packet["remaining_length"])
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """As paho's, in pieces: it would ask for the whole of a packet of 256 MB, and get the memory for it first."""
+        del self._in_packet["packet"][INBOUND_LARGEST:]
+        return super()._sock_recv(min(bufsize, _CHUNK))
+
+    def _packet_handle(self) -> MQTTErrorCode:
+        del self._in_packet["packet"][INBOUND_LARGEST:]
+        return super()._packet_handle()
+
+    def _handle_pubrec(self) -> MQTTErrorCode:
+        """A PUBREC that says no ends the matter (MQTT 5, 4.3.3); paho would go on, and take the message for delivered."""
+        packet = bytes(self._in_packet["packet"][:3])
+        if self._protocol != MQTTProtocolVersion.MQTTv5 or len(packet) < 3 or packet[2] < _FAILURE:
+            return super()._handle_pubrec()
+        mid = int.from_bytes(packet[:2], "big")
+        with self._out_message_mutex:
+            if mid not in self._out_messages:
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+            return self._do_on_publish(mid, _reason(packet[2]), Properties(PacketTypes.PUBREC))  # type: ignore[no-untyped-call]  # paho has no types there
+
+
+def _reason(code: int) -> ReasonCode:
+    try:
+        return ReasonCode(PacketTypes.PUBREC, identifier=code)
+    except ValueError:  # none that a PUBREC may have
+        return ReasonCode(PacketTypes.PUBREC, identifier=_UNSPECIFIED)

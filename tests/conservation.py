@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.conftest import CommandLine, Mosquitto, wait_until
 from tests.proxy import Cut, Direction, Link, PacketType, Proxy, Weather
@@ -131,7 +132,8 @@ class World:
             '[device]\nid = "dev"\nstate_dir = "state"',
             f'[mqtt]\nhost = "127.0.0.1"\nport = {self.proxy.port}\nconnect_timeout_s = 0.5\nack_timeout_s = 0.5\nreconnect_max_s = 0.5',
             f'[spool]\ndurability = "{self.durability}"\ninterval_s = {self.interval_s}',
-            '[health]\ninterval_s = 0.5\n[log]\nlevel = "warning"\n[sinks.jsonl]\npath = "accepted.jsonl"\nmax_bytes = 1000000000\nfsync = "never"',
+            '[health]\ninterval_s = 0.5\n[log]\nlevel = "warning"',
+            '[sinks.jsonl]\npath = "accepted.jsonl"\nmax_bytes = 1000000000\nfsync = "never"',
             *(f'[[cameras]]\nid = "{camera}"\nsource = "synthetic"\nmax_fps = 15' for camera in CAMERAS),
         ]
         (self._command.folder / "agent.toml").write_text("\n".join(lines) + "\n")
@@ -155,6 +157,7 @@ class World:
         """kill -9."""
         assert self._agent is not None
         assert self._agent.poll() is None, f"the daemon ended by itself: {self.log()[-2000:]}"
+        wait_until(lambda: self.mode() == self.durability, 90, "the spool's disk")  # one that was full is tried again after a while
         if self.durability != "always":
             before = self.owed()
             time.sleep(self.interval_s * 2 + 0.4)  # what was accepted before that must be on disk, or delivered
@@ -196,6 +199,12 @@ class World:
                 event = json.loads(payload)
                 found[event["camera"], event["seq"]] = hashlib.sha256(payload).hexdigest()
         return found
+
+    def mode(self) -> str:
+        """What the last heartbeat says of how the spool keeps events now."""
+        lines = (self._command.folder / "accepted.jsonl").read_bytes().splitlines()
+        last = next((line for line in reversed(lines) if b'"kind":"health"' in line[:100] and line.endswith(b"}")), None)
+        return "" if last is None else str(json.loads(last)["payload"]["delivery"]["spool"]["mode"])
 
     def owed(self) -> set[Identity]:
         """What has to reach the broker."""
@@ -267,7 +276,7 @@ class World:
         ballast.unlink()
         self.proxy.weather = Weather()
         owed = self.owed()
-        wait_until(lambda: not (owed & self.missing()), 60, "what came while the disk was full")
+        wait_until(lambda: not (owed & self.missing()), 60, f"what came while the disk was full, after {self.happened}")
 
     def _for_a_while(self, weather: Weather, *, cut: bool = False) -> None:
         self.proxy.weather = weather

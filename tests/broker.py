@@ -1,223 +1,261 @@
-"""A broker that does by script what mosquitto never would, and notes what it was sent. MQTT 5 and 3.1.1, as the client asks."""
+"""A scripted broker that speaks just enough of MQTT 5 and 3.1.1 to misbehave as no real one would."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import socket
 import ssl
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
-from tests.conftest import wait_until
-from tests.mqtt_packets import PacketType, Received, Values, packet, parse, properties, read_packet, text
+from tests.proxy import Packets, PacketType
 
-SILENCE = 10.0
-"""Seconds that an answer of the agent may take before a test gives up."""
+PUBREC, PUBREL, PUBCOMP, UNSUBSCRIBE, UNSUBACK, AUTH = 5, 6, 7, 10, 11, 15
 
-Answer: TypeAlias = "int | Callable[[Received], int | None] | None"
-"""A reason code, or none at all; perhaps by what was received."""
+
+def packet(kind: int, body: bytes, flags: int = 0) -> bytes:
+    """A packet with its fixed header."""
+    length, size = bytearray(), len(body)
+    while True:
+        size, digit = divmod(size, 128)
+        length.append(digit | (0x80 if size else 0))
+        if not size:
+            return bytes([kind << 4 | flags]) + bytes(length) + body
+
+
+def text(value: str | bytes) -> bytes:
+    """A string with its length before it."""
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("!H", len(data)) + data
+
+
+def publish(
+    topic: str | bytes, payload: bytes, *, qos: int = 0, retain: bool = False, mid: int = 1, properties: bytes | None = b""
+) -> bytes:
+    """A PUBLISH; ``properties`` None: of MQTT 3.1.1."""
+    number = struct.pack("!H", mid) if qos else b""
+    told = b"" if properties is None else bytes([len(properties)]) + properties
+    return packet(3, text(topic) + number + told + payload, qos << 1 | int(retain))
+
+
+@dataclass(frozen=True)
+class Published:
+    """A PUBLISH that came in."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    mid: int
 
 
 @dataclass
 class Script:
-    """How it behaves. Read anew for each packet, so it may be changed from any thread while connections stand."""
+    """How to misbehave; may be changed at any time."""
 
-    mute: bool = False
-    """Takes connections, and neither reads nor answers."""
-    connack: Answer = 0
-    granted: Values = field(default_factory=dict)
-    """Properties of the CONNACK, by number."""
-    puback: Answer = 0
-    """For QoS 2 it is the PUBREC's. None: held back until ``acknowledge``."""
-    suback: Answer = 1
-    unsuback: Answer = 0
-    answers_pings: bool = True
-    instead: Mapping[PacketType, bytes] = field(default_factory=dict)
-    """Bytes to send for the answer to a packet of that kind."""
-    hangs_up: Callable[[Received], bool] = lambda _received: False
-    """At which packet, without an answer to it."""
-    disconnect: int | None = None
-    """The reason code that is said before that (MQTT 5)."""
-    reason: str = ""
-    """The reason string that goes with every refusal."""
+    v5: bool = True
+    connack: int | None = 0
+    """Reason code; None: never answer."""
+    granted: bytes = b""
+    """Properties of the CONNACK."""
+    puback: Callable[[Published], int | None] = lambda _: 0
+    """Reason code (of the PUBREC for QoS 2); None: never answer."""
+    suback: int | None = 0
+    """Reason code of each topic; None: never answer."""
+    pings: bool = True
+    """Whether pings are answered."""
+    on: Callable[[Connection, int, bytes], bool] = lambda _connection, _kind, _packet: False
+    """Sees each packet first; True: that was the answer."""
+    greeting: bytes | None = None
+    """Sent instead of the CONNACK."""
 
 
 @dataclass(eq=False)
 class Connection:
     """One client."""
 
-    number: int
-    """From 0, in the order they came."""
     socket: socket.socket
-    v5: bool = True
-    unacknowledged: list[Received] = field(default_factory=list)
-    most_unacknowledged: int = 0
-    sending: threading.Lock = field(default_factory=threading.Lock)
-
-    def send(self, data: bytes) -> None:
-        """Nothing happens if the client is gone."""
-        with self.sending, contextlib.suppress(OSError):
-            self.socket.sendall(data)
+    packets: list[tuple[float, int, bytes]] = field(default_factory=list)
+    """When, kind, and bytes."""
+    published: list[Published] = field(default_factory=list)
+    outstanding: int = 0
+    """Of QoS 1 and 2, not acknowledged."""
+    most_outstanding: int = 0
+    ended: threading.Event = field(default_factory=threading.Event)
+    send: Callable[[bytes], None] = lambda _: None
 
     def hang_up(self) -> None:
-        """At once."""
+        """Without a word."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 
-
-class Broker:
-    """Listens on a free port of loopback, a thread for each connection."""
-
-    def __init__(self, script: Script | None = None, tls: ssl.SSLContext | None = None) -> None:
-        self.script = script or Script()
-        self.received: list[Received] = []
-        """All packets, in the order they came."""
-        self.connections: list[Connection] = []
-        self._tls = tls
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, name="broker", daemon=True).start()
-
-    def close(self) -> None:
-        """Hang up on everybody, and end."""
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for connection in self.connections:
-            connection.hang_up()
-
-    def of(self, kind: PacketType, topic: str | None = None) -> list[Received]:
-        """What came of that kind."""
-        return [each for each in list(self.received) if each.kind is kind and topic in {None, each.topic}]
-
-    def wait_for(self, kind: PacketType, count: int = 1, topic: str | None = None) -> list[Received]:
-        """Those of that kind, once so many came."""
-        wait_until(lambda: len(self.of(kind, topic)) >= count, SILENCE, f"{count} x {kind.name} {topic or ''}")
-        return self.of(kind, topic)
-
-    def acknowledge(self, count: int | None = None, code: int = 0) -> None:
-        """Send the acknowledgements that were held back, the oldest first: so many, or all."""
-        for connection in self.connections:
-            held = connection.unacknowledged[:count]
-            del connection.unacknowledged[:count]
-            for received in held:
-                connection.send(self._confirmation(connection, received, code))
-
-    def deliver(self, topic: str | bytes, payload: bytes, *, retain: bool = False, told: Values | None = None) -> None:
-        """Send a message of QoS 0 to every client, whether it has subscribed or not."""
-        for connection in self.connections:
-            body = text(topic) + (properties(told or {}) if connection.v5 else b"") + payload
-            connection.send(packet(PacketType.PUBLISH, body, int(retain)))
-
-    def send(self, data: bytes) -> None:
-        """Send bytes to every client."""
-        for connection in self.connections:
-            connection.send(data)
+    def kinds(self) -> list[int]:
+        """Of the packets that came."""
+        return [kind for _, kind, _ in list(self.packets)]
 
     def disconnect(self, code: int) -> None:
-        """Say to every client of MQTT 5 why, and hang up on all."""
-        for connection in self.connections:
-            self._say_goodbye(connection, code)
+        """A DISCONNECT with that reason code (MQTT 5), and hang up."""
+        self.send(packet(14, bytes([code, 0])))
+        self.hang_up()
+
+
+class ScriptedBroker:
+    """Listens on a free loopback port. ``script`` may be changed from any thread; ``connections`` holds every client that came."""
+
+    def __init__(self, script: Script | None = None, *, websocket: bool = False, tls: ssl.SSLContext | None = None) -> None:
+        self.script = script or Script()
+        self.connections: list[Connection] = []
+        self._websocket, self._tls = websocket, tls
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def published(self) -> list[Published]:
+        """By all clients, in order of connections."""
+        return [each for connection in list(self.connections) for each in list(connection.published)]
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                accepted, _ = self._listener.accept()
-                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self._serve, args=(accepted,), name="broker", daemon=True).start()
+                accepted, _ = self._server.accept()
+                threading.Thread(target=self._serve, args=(accepted,), daemon=True).start()
 
     def _serve(self, accepted: socket.socket) -> None:
-        with contextlib.suppress(OSError, ValueError), accepted:
-            if self._tls is not None and not self.script.mute:
-                accepted = self._tls.wrap_socket(accepted, server_side=True)
-            connection = Connection(len(self.connections), accepted)
+        with accepted, contextlib.suppress(OSError):
+            peer = accepted if self._tls is None else self._tls.wrap_socket(accepted, server_side=True)
+            connection = Connection(peer)
+            connection.send = peer.sendall
+            incoming = self._incoming(connection)
             self.connections.append(connection)
-            if self.script.mute:
-                threading.Event().wait(SILENCE)
-                return
-            while (raw := read_packet(accepted)) is not None:
-                if raw[0] >> 4 == PacketType.CONNECT:
-                    connection.v5 = raw[raw.index(b"MQTT") + 4] == 5
-                received = parse(raw, connection.number, v5=connection.v5, at=time.monotonic())
-                self.received.append(received)
-                if not self._react(connection, received):
-                    return
+            packets = Packets()
+            try:
+                for data in incoming:
+                    for each in packets.feed(data):
+                        self._take(connection, each)
+            finally:
+                connection.ended.set()
 
-    def _react(self, connection: Connection, received: Received) -> bool:
-        """Answer; whether the connection goes on."""
+    def _incoming(self, connection: Connection) -> Iterator[bytes]:
+        if self._websocket:
+            connection.send = lambda data: connection.socket.sendall(_frame(data))
+            return _frames(connection.socket)
+        return iter(lambda: connection.socket.recv(65536), b"")
+
+    def _take(self, connection: Connection, each: bytes) -> None:
+        kind, script = each[0] >> 4, self.script
+        connection.packets.append((time.monotonic(), kind, each))
+        if script.on(connection, kind, each):
+            return
+        body = _body(each)
+        if kind == PacketType.CONNECT:
+            self._greet(connection)
+        elif kind == PacketType.PUBLISH:
+            self._published(connection, each[0], body)
+        elif kind == PUBREL:
+            connection.outstanding -= 1
+            connection.send(packet(PUBCOMP, body[:2]))
+        elif kind == PacketType.SUBSCRIBE and script.suback is not None:
+            connection.send(_answer(PacketType.SUBACK, body, script.suback, v5=script.v5))
+        elif kind == UNSUBSCRIBE:
+            connection.send(_answer(UNSUBACK, body, 0, v5=script.v5))
+        elif kind == PacketType.PINGREQ and script.pings:
+            connection.send(packet(13, b""))
+
+    def _greet(self, connection: Connection) -> None:
         script = self.script
-        if script.hangs_up(received):
-            self._say_goodbye(connection, script.disconnect)
-            return False
-        if received.kind in script.instead:
-            connection.send(script.instead[received.kind])
-        elif received.kind is PacketType.CONNECT:
-            code = _decided(script.connack, received)
-            if code is not None:
-                told = script.granted if code < 0x80 else self._reason()
-                connection.send(packet(PacketType.CONNACK, bytes([0, code]) + (properties(told) if connection.v5 else b"")))
-                return code == 0
-        elif received.kind is PacketType.PUBLISH and received.qos > 0:
-            self._published(connection, received)
-        elif received.kind in {PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE}:
-            self._subscribed(connection, received)
-        elif received.kind is PacketType.PUBREL:
-            connection.send(packet(PacketType.PUBCOMP, received.number))
-        elif received.kind is PacketType.PINGREQ and script.answers_pings:
-            connection.send(packet(PacketType.PINGRESP, b""))
-        return received.kind is not PacketType.DISCONNECT
+        if script.greeting is not None:
+            connection.send(script.greeting)
+        elif script.connack is not None:
+            told = bytes([len(script.granted)]) + script.granted if script.v5 else b""
+            connection.send(packet(2, bytes([0, script.connack]) + told))
+            if script.connack:
+                connection.hang_up()
 
-    def _published(self, connection: Connection, received: Received) -> None:
-        connection.unacknowledged.append(received)
-        connection.most_unacknowledged = max(connection.most_unacknowledged, len(connection.unacknowledged))
-        code = _decided(self.script.puback, received)
-        if code is not None:
-            connection.unacknowledged.remove(received)
-            connection.send(self._confirmation(connection, received, code))
+    def _published(self, connection: Connection, first: int, body: bytes) -> None:
+        qos = first >> 1 & 3
+        size = int.from_bytes(body[:2], "big")
+        topic, rest, mid = body[2 : 2 + size].decode(), body[2 + size :], 0
+        if qos:
+            mid, rest = int.from_bytes(rest[:2], "big"), rest[2:]
+            connection.outstanding += 1
+            connection.most_outstanding = max(connection.most_outstanding, connection.outstanding)
+        if self.script.v5:
+            rest = rest[1 + rest[0] :]
+        message = Published(topic, rest, qos, bool(first & 1), mid)
+        connection.published.append(message)
+        code = self.script.puback(message)
+        if qos and code is not None:
+            if qos == 1 or code >= 0x80:
+                connection.outstanding -= 1
+            kind = PacketType.PUBACK if qos == 1 else PUBREC
+            connection.send(packet(kind, struct.pack("!H", mid) + (bytes([code]) if code and self.script.v5 else b"")))
 
-    def _subscribed(self, connection: Connection, received: Received) -> None:
-        is_new = received.kind is PacketType.SUBSCRIBE
-        code = _decided(self.script.suback if is_new else self.script.unsuback, received)
-        if code is not None:
-            kind = PacketType.SUBACK if is_new else PacketType.UNSUBACK
-            codes = bytes([code] * len(received.filters)) if is_new or connection.v5 else b""
-            told = (properties(self._reason() if code >= 0x80 else {})) if connection.v5 else b""
-            connection.send(packet(kind, received.number + told + codes))
-
-    def _confirmation(self, connection: Connection, received: Received, code: int) -> bytes:
-        kind = PacketType.PUBACK if received.qos == 1 else PacketType.PUBREC
-        if not connection.v5 or code == 0:
-            return packet(kind, received.number)
-        return packet(kind, received.number + bytes([code]) + properties(self._reason()))
-
-    def _say_goodbye(self, connection: Connection, code: int | None) -> None:
-        if connection.v5 and code is not None:
-            connection.send(packet(PacketType.DISCONNECT, bytes([code]) + properties(self._reason())))
-        connection.hang_up()
-
-    def _reason(self) -> Values:
-        return {0x1F: self.script.reason} if self.script.reason else {}
-
-
-def _decided(answer: Answer, received: Received) -> int | None:
-    return answer(received) if callable(answer) else answer
+    def close(self) -> None:
+        """End, with every connection."""
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for connection in self.connections:
+            connection.hang_up()
 
 
 @contextlib.contextmanager
-def black_hole() -> Iterator[int]:
-    """A port where connections are neither taken nor refused: its queue is full, so the kernel drops what comes."""
-    with socket.socket() as server, contextlib.ExitStack() as waiting:
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        address = server.getsockname()
-        while True:
-            one = waiting.enter_context(contextlib.closing(socket.socket()))
-            one.settimeout(0.1)
-            try:
-                one.connect(address)
-            except TimeoutError:
-                break
-        yield int(address[1])
+def scripted(script: Script | None = None, *, websocket: bool = False, tls: ssl.SSLContext | None = None) -> Iterator[ScriptedBroker]:
+    """A broker for as long as the block lasts."""
+    broker = ScriptedBroker(script, websocket=websocket, tls=tls)
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+def _body(each: bytes) -> bytes:
+    start = 1
+    while each[start] & 0x80:
+        start += 1
+    return each[start + 1 :]
+
+
+def _answer(kind: int, body: bytes, code: int, *, v5: bool) -> bytes:
+    """SUBACK or UNSUBACK: a code for each topic that was asked for."""
+    rest = body[2:]
+    if v5:
+        rest = rest[1 + rest[0] :]
+    topics = 0
+    while rest:
+        size = int.from_bytes(rest[:2], "big")
+        rest = rest[2 + size + (1 if kind == PacketType.SUBACK else 0) :]
+        topics += 1
+    codes = bytes([code]) * topics
+    return packet(kind, body[:2] + (b"\0" + codes if v5 else codes if kind == PacketType.SUBACK else b""))
+
+
+def _frame(data: bytes) -> bytes:
+    size = len(data)
+    length = bytes([size]) if size < 126 else b"\x7e" + struct.pack("!H", size) if size < 65536 else b"\x7f" + struct.pack("!Q", size)
+    return b"\x82" + length + data
+
+
+def _frames(connection: socket.socket) -> Iterator[bytes]:
+    """The payloads of a client's WebSocket frames, after the handshake (RFC 6455)."""
+    stream = connection.makefile("rb")
+    key = b""
+    while (line := stream.readline().strip()) != b"":
+        name, _, value = line.partition(b":")
+        if name.lower() == b"sec-websocket-key":
+            key = value.strip()
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
+    connection.sendall(
+        f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n".encode()
+    )
+    while len(header := stream.read(2)) == 2:
+        size = header[1] & 0x7F
+        size = size if size < 126 else int.from_bytes(stream.read(2 if size == 126 else 8), "big")
+        mask = stream.read(4)
+        yield bytes(byte ^ mask[position % 4] for position, byte in enumerate(stream.read(size)))

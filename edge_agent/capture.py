@@ -129,6 +129,8 @@ class Capture:
     def retire(self, timeout_s: float) -> None:
         """Stop for good while the others go on: close the source, count what was on its way, and say so."""
         self.stop()
+        with self._wake:
+            self._hurry()
         self.join(timeout_s)
         self.abandon()
         self.retired = True
@@ -281,6 +283,7 @@ class Capture:
                 return
             before = self._reader
             before.stop()
+            self._hurry()
             self.slot.let_go()
             self._left_behind = [each for each in self._left_behind if each.thread.is_alive()] + [before]
             if camera.settings.motion != self.camera.settings.motion or camera.settings.roi != self.camera.settings.roi:
@@ -330,8 +333,7 @@ class Capture:
         """
         with self._wake:
             self._onlookers.append(onlooker)
-            if self._hearer is not None:
-                self._hearer.skip_until(0.0)  # none of those that come is to be left out
+            self._hurry()
 
     def look_away(self, onlooker: Callable[[Frame], None]) -> None:
         """It is not to be called any more."""
@@ -549,6 +551,11 @@ class Capture:
         self.status.reconnects += 1
         log.warning("source unavailable camera=%s code=%s retry_in=%.1fs reason=%s", self.camera.id, error.code.value, delay_s, error)
         return delay_s
+
+    def _hurry(self) -> None:
+        """None of the frames that come is to be left out: ``read`` comes back with the next."""
+        if self._hearer is not None:
+            self._hearer.skip_until(0.0)
 
     def _hint(self, now: float) -> None:
         wanted_at = float("inf") if self.slot.muted else self._wanted_at

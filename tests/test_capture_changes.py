@@ -125,6 +125,23 @@ def test_a_paused_camera_stays_paused_with_its_new_source() -> None:
         released(after)
 
 
+def test_a_source_that_leaves_out_what_is_not_wanted_is_told_to_come_back_when_it_is_to_go() -> None:
+    before, after = endless(), endless()
+    with running(Rig(before)) as rig:
+        before.allow()
+        rig.capture.mute()
+        before.allow()
+        assert before.wanted_at[-1] > 0
+        replaced(rig, after)
+        assert before.wanted_at[-1] == 0
+        released(before)
+        after.allow()
+        released(after)
+        rig.capture.retire(5)
+        assert after.wanted_at[-1] == 0
+        assert rig.capture.retired
+
+
 def test_a_muted_camera_stays_muted_with_its_new_source() -> None:
     before, after = endless(), endless()
     with running(Rig(before)) as rig:

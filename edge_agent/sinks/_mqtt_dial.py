@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from dataclasses import dataclass
@@ -90,7 +91,22 @@ class Dialling:
             self._broken_off = True
             if self._connection is not None:
                 with contextlib.suppress(OSError):
-                    self._connection.shutdown(socket.SHUT_RDWR)
+                    # Not TLS's own shutdown: that is for the thread that shakes hands.
+                    socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
+
+    def wrap(self, connection: socket.socket, tls: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+        """TLS over the connection. Raises OSError."""
+        with self._lock:
+            self._connection = wrapped = tls.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
+        wrapped.settimeout(max(_LEAST_S, self._until - time.monotonic()))
+        wrapped.do_handshake()
+        return wrapped
+
+    def close(self) -> None:
+        """The attempt failed, perhaps with a connection that nobody else knows."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
 
 
 class DialledClient(BoundedClient):
@@ -103,6 +119,10 @@ class DialledClient(BoundedClient):
 
     def _create_unix_socket_connection(self) -> socket.socket:
         return self.dialling.connect()
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        assert self._ssl_context is not None
+        return self.dialling.wrap(tcp_sock, self._ssl_context, self._host)
 
 
 class Dial(threading.Thread):
@@ -124,6 +144,7 @@ class Dial(threading.Thread):
             self._client.connect(host, self._address.port, self._keepalive_s, properties=self._properties)
         except Exception as error:  # raised by ``wait``, in the thread that asked
             self._failure = error
+            self._client.dialling.close()
         with self._lock:
             if self._left_behind:
                 _hang_up(self._client)
@@ -138,6 +159,7 @@ class Dial(threading.Thread):
             dialling = self._client.dialling
             why = dialling.no_answer
             dialling.break_off()
+            self.join(_LEAST_S)  # at once, but where it is the name server that it waits for
             raise why
         if isinstance(self._failure, TimeoutError):
             raise self._client.dialling.no_answer from None

@@ -22,8 +22,12 @@ class Disk:
         self.store, self.always, self.interval_s = store, always, interval_s
         self.error: str | None = None
         """Why it is not used now."""
-        self.quarantined = 0
         self._retry_at = 0.0
+
+    @property
+    def quarantined(self) -> int:
+        """Damaged files that were set aside."""
+        return self.store.quarantined
 
     def open(self, now: float) -> Found:
         """Raises AlreadyRunning and nothing else: a disk that cannot be used now is tried again later."""
@@ -53,7 +57,6 @@ class Disk:
     def _counted(self, get: Callable[[], Found]) -> Found:
         found = get()
         if found.quarantined:
-            self.quarantined += found.quarantined
             log.error("the spool was damaged and set aside path=%s recovered=%d lost=%d", self.store.path, found.events, found.damaged)
         return found
 

@@ -101,6 +101,10 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._lock: int | None = None
         self._identity: tuple[int, int] | None = None
+        self._believed = -1
+        """Frames of the log as it was found that SQLite takes for whole."""
+        self.quarantined = 0
+        """Files set aside."""
 
     def lock(self) -> None:
         """Make it this process's own. Raises AlreadyRunning, or StoreError where the folder cannot be used."""
@@ -139,8 +143,7 @@ class Store:
                     continue
                 found.events, found.size, found.last = found.events + 1, found.size + row.size, row.position
             found.damaged = len(bad)
-            valid = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
-            if wal.lost_commits(valid):
+            if wal.lost_commits(self._believed):
                 found.quarantined = self._keep_copy(wal)
             self._connection.executemany("DELETE FROM events WHERE position = ?", [(position,) for position in bad])
             self._connection.commit()
@@ -152,6 +155,7 @@ class Store:
         made = self._connect_with(path, timeout=BUSY_S, check_same_thread=False)
         try:
             made.text_factory = bytes
+            self._believed = made.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]  # before anything is added to the log
             for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=256",
                            "journal_size_limit=1048576", "cache_size=-512"):  # fmt: skip
                 made.execute(f"PRAGMA {pragma}").fetchall()
@@ -229,6 +233,7 @@ class Store:
         try:
             if self.path.exists():
                 self.path.replace(aside)
+                self.quarantined += 1
             for suffix in ("-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     self.path.with_name(self.path.name + suffix).replace(aside.with_name(aside.name + suffix))
@@ -242,6 +247,7 @@ class Store:
         with contextlib.suppress(OSError):
             aside.write_bytes(wal.data)
             self._forget_old()
+        self.quarantined += 1
         return 1
 
     def _forget_old(self) -> None:

@@ -271,6 +271,9 @@ class Spool:
         with self._lock:
             self._drop("damaged", self._only)
             self._only_shrinks(self._only, 0)
+            for entry in (*self._taken, *self._memory):
+                entry.stored = False
+            self._make_room()
 
     def _restamped(self, entries: Sequence[Entry]) -> list[Message]:
         found = [entry.message for entry in entries]
@@ -450,6 +453,8 @@ class Spool:
             present = self.disk.present(self._read_to)
         except StoreError as error:
             self.disk.failed(error, self._clock())
+            if not self.disk.store.is_open:
+                self._give_up_disk()
             return False
         with self._lock:
             first = self._memory[0].position if self._memory else self._next

@@ -245,8 +245,9 @@ class Link:
         if reason.value == words.PROTOCOL_ERROR:
             other = "3.1.1" if self._v5 else "5"
             return f'the broker does not answer as MQTT {self._settings.protocol} does; try [mqtt] protocol = "{other}"'
-        port = "" if self._options.tls is not None else "; does it want TLS, or is it no MQTT broker?"
-        return f"the broker hung up before it answered{port}"
+        tls = self._options.tls is not None
+        why = "does it take our client certificate, or want one?" if tls else "does it want TLS, or is it no MQTT broker?"
+        return f"the broker hung up before it answered; {why}"
 
     def _on_publish(self, _client: paho.Client, _user: Any, mid: int, reason: ReasonCode, properties: Properties | None) -> None:
         self.acks[mid] = (reason, properties)

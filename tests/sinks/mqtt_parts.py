@@ -7,11 +7,19 @@ import ssl
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
 from edge_agent.config import MqttSettings
 from edge_agent.errors import SinkUnavailable
 from edge_agent.events import Kind, Message
+from edge_agent.publisher import Publisher
 from edge_agent.requests import Request
+from edge_agent.retry import BackoffPolicy
 from edge_agent.sinks.mqtt import MqttContext, MqttSink
+from edge_agent.spool import Spool, SpoolLimits
+
+QUICKLY = BackoffPolicy(first_s=0.05, least_s=0.01, cap_s=0.1, stable_s=0.0)
 
 
 def make_sink(
@@ -51,3 +59,27 @@ def fails(action: Callable[[], object]) -> bool:
     except SinkUnavailable:
         return True
     return False
+
+
+@contextlib.contextmanager
+def speaking(port: int) -> Iterator[paho.Client]:
+    """A client of MQTT 5 that says things to a broker."""
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    try:
+        yield client
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+@contextlib.contextmanager
+def publisher_of(sink: MqttSink, policy: BackoffPolicy = QUICKLY) -> Iterator[Publisher]:
+    """A publisher that drives the sink, with room for a thousand events in memory."""
+    publisher = Publisher(sink, Spool(SpoolLimits(1000, 1 << 20)), policy)
+    publisher.start()
+    try:
+        yield publisher
+    finally:
+        publisher.stop(5)

@@ -9,7 +9,7 @@ import pytest
 
 from edge_agent.errors import SinkUnavailable
 from edge_agent.events import STATUS_ONLINE, Kind, Message
-from tests.broker import PUBREL, Connection, Published, Script, publish, scripted
+from tests.broker import PUBREL, Connection, Published, Script, scripted
 from tests.conftest import wait_until
 from tests.proxy import PacketType
 from tests.sinks.mqtt_parts import connected, detections, fails, make_sink
@@ -336,32 +336,3 @@ def _acknowledging_others(connection: Connection, kind: int, _: bytes) -> bool:
     if kind == PacketType.PUBLISH:
         connection.send(b"\x40\x02\x77\x77" * 3)
     return kind == PacketType.PUBLISH
-
-
-def test_numbers_that_come_again_after_65535_messages_are_not_acknowledged_before_they_are_sent() -> None:
-    silent = False
-
-    def puback(_: Published) -> int | None:
-        return None if silent else 0
-
-    def kept(connection: Connection, kind: int, _: bytes) -> bool:
-        if kind == PacketType.SUBSCRIBE:
-            connection.send(publish("edge/dev/camera/gone/status", b"{}", retain=True))
-        return False
-
-    with scripted(Script(granted=b"\x21\x00\x64", puback=puback, on=kept)) as broker:
-        sink = make_sink(broker.port, cameras=["front"], ack_timeout_s=0.3)
-        sink.connect()
-        wait_until(lambda: sink.check() is None and any(message.payload == b"" for message in broker.published))
-        assert sink._link is not None
-        sink.write(detections(1))
-        sink.check()
-        client = sink._link.client
-        assert sink._link.acks == {}
-        client._last_mid = 65530
-        sink.write(detections(5))
-        silent = True
-        with pytest.raises(SinkUnavailable) as caught:
-            sink.write(detections(10))
-        assert caught.value.confirmed == 0
-        sink.close()

@@ -190,6 +190,9 @@ def _check_state(state: State) -> None:
         raise StateError(_no_state(state, os.strerror(errno.ENOTDIR)))
     if os.access(nearest, os.W_OK | os.X_OK) and not _is_kernels(nearest):
         return
+    if os.statvfs(nearest).f_flag & os.ST_RDONLY and nearest == state.directory:  # it was writable once: a disk that has failed since
+        log.warning("the state directory is on a disk that is read-only now directory=%s", state.directory)
+        return
     raise StateError(_no_state(state, os.strerror(errno.EACCES)))
 
 

@@ -1,13 +1,17 @@
 """What survives a restart: the device's id, and sequence numbers that are never used twice.
 
 One agent per state directory: it is locked, because two agents with one identity would disconnect each other at the
-broker for ever.
+broker for ever. A disk that is full, read-only or broken is no reason not to look at cameras: numbers are then drawn from
+a part of their range that is never written down, where two of them hardly ever meet.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import secrets
@@ -17,11 +21,17 @@ from pathlib import Path
 
 from edge_agent.errors import AlreadyRunning, StateError
 
+log = logging.getLogger(__name__)
+
 RESERVED = 1 << 20
 """Sequence numbers taken per camera and start: one small write at start, and then one in a million events."""
 _DEVICE_ID = re.compile(r"\w[\w.-]{0,63}")
 MAX_SEQ = 1 << 53
 """JSON numbers are exact up to here."""
+UNWRITTEN = 1 << 52
+"""From here on are the numbers that are drawn where none can be reserved; no counter comes so far."""
+DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""What a disk may recover from, or a service must live with; not what an owner has to put right before anything can run."""
 
 
 def default_directory(environ: Mapping[str, str] | None = None) -> Path:
@@ -42,16 +52,20 @@ class State:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.error: str | None = None
+        """Why nothing can be written now."""
         self._lock: int | None = None
         self._sequences: dict[str, int] = {}
+        self._unreadable = False
 
     def open(self) -> None:
-        """Create, lock and read. Raises StateError or AlreadyRunning."""
+        """Create, lock and read. Raises StateError or AlreadyRunning; a disk that is full or broken is only told of."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = self._open_lock(self.directory / "lock")
         except OSError as error:
-            raise StateError(self._problem(error)) from None
+            self._tell(error)
+            return
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -61,13 +75,23 @@ class State:
                 f"another edge-agent (process {holder or '?'}) uses the state directory {self.directory}; "
                 "stop it, or give this one its own [device] id and state_dir"
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # for whoever looks; the lock holds without
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         try:
             self._sequences = self._read_sequences()
         except StateError:
             self.close()
             raise
+
+    @staticmethod
+    def _open_lock(path: Path) -> int:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in DISK_FAULTS or not path.exists():
+                raise
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Let the next agent have it."""
@@ -84,14 +108,16 @@ class State:
             kept = ""
         if not _DEVICE_ID.fullmatch(kept):
             kept = f"edge-{secrets.token_hex(6)}"
-            self._write(path, kept + "\n")
+            self._is_written(path, kept + "\n")
         return kept
 
     def reserve(self, camera: str) -> range:
-        """Sequence numbers that this camera never had and never gets again. Raises StateError."""
+        """Sequence numbers that this camera never had and never gets again. Raises StateError for what is no fault of a disk."""
         first = self._sequences.get(camera, 0)
         self._sequences[camera] = first + RESERVED
-        self._write(self.directory / "sequences.json", json.dumps(self._sequences))
+        if self._is_written(self.directory / "sequences.json", json.dumps(self._sequences)):
+            return range(first, first + RESERVED)
+        first = UNWRITTEN + RESERVED * secrets.randbelow((MAX_SEQ - UNWRITTEN) // RESERVED)
         return range(first, first + RESERVED)
 
     def _read_sequences(self) -> dict[str, int]:
@@ -101,6 +127,10 @@ class State:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+                self._unreadable = True
+                self._tell(error)
+                return {}
             raise StateError(
                 f"{path} cannot be read ({error}): sequence numbers could repeat. "
                 "Restore it, or remove it if consumers may see numbers again"
@@ -111,11 +141,24 @@ class State:
             )
         return found
 
-    def _write(self, path: Path, text: str) -> None:
+    def _is_written(self, path: Path, text: str) -> bool:
+        """Raises StateError where an owner has to put something right."""
+        if self._unreadable:  # what is not known must not be written over
+            return False
         try:
             write_whole(path, text)
         except OSError as error:
+            self._tell(error)
+            return False
+        self.error = None
+        return True
+
+    def _tell(self, error: OSError) -> None:
+        if error.errno not in DISK_FAULTS:
             raise StateError(self._problem(error)) from None
+        if self.error is None:
+            log.error("nothing can be kept across a restart directory=%s reason=%s", self.directory, error.strerror)
+        self.error = f"{self.directory} cannot be used: {error.strerror}"
 
     def _problem(self, error: OSError) -> str:
         return (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edge_agent.errors import AlreadyRunning, ExitCode, StateError
-from edge_agent.state import MAX_SEQ, RESERVED, State, default_directory
+from edge_agent.state import DISK_FAULTS, MAX_SEQ, RESERVED, UNWRITTEN, State, default_directory
+from tests.conftest import CommandLine
 
 
 @contextmanager
@@ -220,3 +223,73 @@ def test_the_folder_is_systemds_then_the_users() -> None:
 def test_a_user_without_a_home_is_told_what_to_set() -> None:
     with pytest.raises(StateError, match="state_dir"):
         default_directory({"HOME": "~nobody-of-this-name"})
+
+
+def failing(number: int) -> Callable[[Path, str], None]:
+    def write(path: Path, _text: str) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    return write
+
+
+@pytest.mark.parametrize("number", sorted(DISK_FAULTS))
+def test_on_a_disk_that_takes_nothing_numbers_are_drawn_that_no_counter_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with opened(tmp_path) as state:
+        before = state.reserve("a")
+        monkeypatch.setattr("edge_agent.state.write_whole", failing(number))
+        drawn = [state.reserve("a") for _ in range(5)]
+        told = [state.error]
+        monkeypatch.undo()
+        after = state.reserve("a")
+        told.append(state.error)
+    assert told == [f"{tmp_path} cannot be used: {os.strerror(number)}", None]
+    ranges = sorted([before, *drawn, after], key=lambda each: each.start)
+    assert ranges[0] == before
+    assert ranges[1] == after
+    assert all(each.start >= UNWRITTEN and each.stop <= MAX_SEQ for each in drawn)
+    assert all(one.stop <= other.start for one, other in itertools.pairwise(ranges))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A disk of its own, of one megabyte. Skips where this user may not mount one."""
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "edge-agent-test", str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("first_run", [True, False])
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_the_daemon_starts_on_a_disk_that_is_full_or_read_only(edge_agent: CommandLine, fault: str, first_run: bool) -> None:
+    (edge_agent.folder / "agent.toml").write_text(
+        '[device]\nid = "dev"\nstate_dir = "disk/state"\n[mqtt]\nenabled = false\n[sinks.jsonl]\npath = "events.jsonl"\n'
+        '[[cameras]]\nid = "a"\nsource = "synthetic"\n'
+    )
+    with small_disk(edge_agent.folder / "disk") as disk:
+        (disk / "state").mkdir()
+        if not first_run:
+            assert edge_agent.run("run", "-c", "agent.toml", "--seconds", "1").returncode == 0
+        if fault == "full":
+            with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        before = len((edge_agent.folder / "events.jsonl").read_text().splitlines()) if not first_run else 0
+        done = edge_agent.run("run", "-c", "agent.toml", "--seconds", "2")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "nothing can be kept across a restart" in done.stderr
+    lines = (edge_agent.folder / "events.jsonl").read_text().splitlines()[before:]
+    seqs = [json.loads(line)["payload"]["seq"] for line in lines if '"kind":"detections"' in line]
+    assert seqs
+    assert min(seqs) >= UNWRITTEN

@@ -136,10 +136,10 @@ def test_a_source_that_leaves_out_what_is_not_wanted_is_told_to_come_back_when_i
         assert before.wanted_at[-1] == 0
         released(before)
         after.allow()
-        released(after)
-        rig.capture.retire(5)
+        rig.capture.retire(0.01)
         assert after.wanted_at[-1] == 0
         assert rig.capture.retired
+        released(after)
 
 
 def test_a_muted_camera_stays_muted_with_its_new_source() -> None:

@@ -1,4 +1,4 @@
-"""paho's client, with what it leaves undone: packets that are too large to be kept, and QoS 2 that is refused."""
+"""paho's client, with what it leaves undone: packets that are too large to be kept, QoS 2 that is refused, WebSockets that are full."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ class BoundedClient(paho.Client):
         """As paho's, in pieces: it would ask for the whole of a packet of 256 MB, and get the memory for it first."""
         del self._in_packet["packet"][INBOUND_LARGEST:]
         return super()._sock_recv(min(bufsize, _CHUNK))
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        """As paho's, whose WebSocket says 0 when it kept the rest and wants the same again; paho would forget the packet."""
+        sent = super()._sock_send(buf)
+        if sent == 0 and buf:
+            raise BlockingIOError
+        return sent
 
     def _packet_handle(self) -> MQTTErrorCode:
         del self._in_packet["packet"][INBOUND_LARGEST:]

@@ -24,7 +24,7 @@ BUSY_S = 2.0
 QUARANTINED_MOST = 2
 """Files set aside that are kept, the newest."""
 PROBE_BYTES = 1 << 16
-_COLUMNS = "position, kind, camera, payload, at, shift, boot, crc"
+COLUMNS = "position, kind, camera, payload, at, shift, boot, crc"
 _SCHEMA = "CREATE TABLE IF NOT EXISTS events(position INTEGER PRIMARY KEY, kind, camera, payload, at, shift, boot, crc)"
 
 
@@ -69,7 +69,7 @@ def _crc(position: int, kind: object, camera: object, payload: bytes, clock: tup
     return zlib.crc32(payload, zlib.crc32(repr((position, kind, camera, *clock)).encode()))
 
 
-def _decoded(found: Sequence[object]) -> Row | None:
+def decoded(found: Sequence[object]) -> Row | None:
     """None: it is not what was written."""
     position, kind, camera, payload, at, shift, boot, crc = found
     with contextlib.suppress(ValueError, UnicodeDecodeError):
@@ -136,8 +136,8 @@ class Store:
         with self._translated():
             self._connection = self._connect(self.path)
             found, bad = Found(), []
-            for raw in self._connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY position"):  # noqa: S608 - constant
-                row = _decoded(raw)
+            for raw in self._connection.execute(f"SELECT {COLUMNS} FROM events ORDER BY position"):  # noqa: S608 - constant
+                row = decoded(raw)
                 if row is None:
                     bad.append(raw[0])
                     continue
@@ -171,14 +171,14 @@ class Store:
         connection = self._usable()
         with self._translated(), connection:
             connection.executemany("DELETE FROM events WHERE position BETWEEN ? AND ?", gone)
-            connection.executemany(f"INSERT OR REPLACE INTO events({_COLUMNS}) VALUES(?,?,?,?,?,?,?,?)", [_encoded(row) for row in rows])
+            connection.executemany(f"INSERT OR REPLACE INTO events({COLUMNS}) VALUES(?,?,?,?,?,?,?,?)", [_encoded(row) for row in rows])
 
     def read(self, after: int, most: int) -> tuple[list[Row], list[int]]:
         """The next rows beyond that position that are not damaged, and the positions of all, damaged or not. Raises StoreError."""
         with self._translated():
-            found = self._usable().execute(f"SELECT {_COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?", (after, most))  # noqa: S608
+            found = self._usable().execute(f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT ?", (after, most))  # noqa: S608
             raws = found.fetchall()
-        rows = [_decoded(raw) for raw in raws]
+        rows = [decoded(raw) for raw in raws]
         return [row for row in rows if row is not None], [raw[0] for raw in raws]
 
     @property
@@ -317,8 +317,8 @@ def _readable(path: Path) -> Iterator[Row]:
     try:
         for order in ("ASC", "DESC"):
             with contextlib.suppress(sqlite3.Error, MemoryError):
-                for raw in connection.execute(f"SELECT {_COLUMNS} FROM events ORDER BY position {order}"):  # noqa: S608 - constants
-                    row = _decoded(raw)
+                for raw in connection.execute(f"SELECT {COLUMNS} FROM events ORDER BY position {order}"):  # noqa: S608 - constants
+                    row = decoded(raw)
                     if row is not None:
                         if row.position in found and order == "DESC":
                             break

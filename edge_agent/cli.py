@@ -16,6 +16,7 @@ import click
 from edge_agent import __version__
 from edge_agent.cli_bench import finite, picture_file
 from edge_agent.cli_model import model_group
+from edge_agent.cli_spool import spool_group
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, StateError
 
 if TYPE_CHECKING:
@@ -269,6 +270,7 @@ def devices(controls: bool, as_json: bool) -> None:
 
 
 main.add_command(model_group)
+main.add_command(spool_group)
 
 
 @main.command()

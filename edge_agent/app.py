@@ -18,14 +18,16 @@ from edge_agent import __version__
 from edge_agent.capture import Capture
 from edge_agent.commanding import Parts, commands_for
 from edge_agent.commands import Commands
-from edge_agent.config import AgentConfig, CameraConfig, GovernorSettings
+from edge_agent.config import AgentConfig, CameraConfig, GovernorSettings, listening
 from edge_agent.cooling import Cooling
 from edge_agent.delivery import BROKER, Delivery
 from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
 from edge_agent.events import STATUS_ONLINE, ModelInfo
 from edge_agent.governor import Policy
 from edge_agent.health import Health, HealthContext, summary
+from edge_agent.health_event import HealthEvent
 from edge_agent.libraries import ensure_libraries
+from edge_agent.metrics import Exporter
 from edge_agent.models import _loading as model_loading
 from edge_agent.models._guard import load_guarded
 from edge_agent.models._loading import LoadedModel
@@ -53,6 +55,8 @@ GIL_S = 0.0005
 LANES_S = 1.0
 CAPTURES_S = 0.5
 COMMANDS_S = 0.3
+EXPORTER_S = 0.7
+"""Its server looks twice a second whether it is to end."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,14 @@ def _cooling(settings: GovernorSettings, crews: Sequence[Crew], pipeline: Pipeli
     return Cooling(policy if settings.enabled else None, slow_down, busy)
 
 
+def _exporter(config: AgentConfig, read: Callable[[], HealthEvent]) -> Exporter | None:
+    settings = config.settings
+    if settings.metrics.listen is None:
+        return None
+    main = BROKER if settings.mqtt.enabled else "jsonl" if settings.sinks.jsonl is not None else "webhook"
+    return Exporter(*listening(settings.metrics.listen), read, main)
+
+
 class Agent:
     """Everything that runs. ``run`` in one thread; ``stop`` from any."""
 
@@ -114,6 +126,7 @@ class Agent:
         self._stopping = threading.Event()
         self.captures: list[Capture] = []
         self._health: Health | None = None
+        self._exporter = _exporter(config, self._heartbeat)
         self._wake = threading.Condition()
         self._model_sizes: dict[str | None, tuple[int, int]] = {}
         """Known once models are loaded, which is after the sources are made and before they are opened."""
@@ -154,6 +167,8 @@ class Agent:
             capture.start()
         self._notifier.ready("started")
         health.start()
+        if self._exporter is not None:
+            self._exporter.start()
         self._on_started()
         self._wait(pipeline)
         return self._shut_down(pipeline, publisher, health)
@@ -211,7 +226,7 @@ class Agent:
         accelerators = " + ".join(dict.fromkeys(each.model.identity.accelerator for each in loaded))
         health_context = HealthContext(self.device, stream, tuple(crew.model for crew in crews), accelerators, settings.health.interval_s)
         cooling = _cooling(settings.governor, crews, pipeline)
-        self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier, cooling)
+        self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier, cooling, partial(self._troubles, state))
         return pipeline, publisher, self._health
 
     def _outlets(self) -> dict[str, Outlet]:
@@ -225,6 +240,15 @@ class Agent:
     def _request(self, request: Request) -> None:
         if self._commands is not None:
             self._commands.receive(request)
+
+    def _heartbeat(self) -> HealthEvent:
+        assert self._health is not None  # whoever asks was started after it
+        return self._health.heartbeat(time.monotonic())
+
+    def _troubles(self, state: State) -> list[str]:
+        """What the heartbeat is to tell of besides cameras and sinks."""
+        metrics = None if self._exporter is None else self._exporter.error
+        return [f"{what}: {error}" for what, error in (("state", state.error), ("metrics", metrics)) if error is not None]
 
     def _camera_changed(self, capture: Capture) -> None:
         if self._health is not None:
@@ -253,6 +277,8 @@ class Agent:
             capture.join(max(0.0, deadline - time.monotonic()))
             capture.abandon()
         health.stop(CAPTURES_S)
+        if self._exporter is not None:
+            self._exporter.stop(EXPORTER_S)
         self._notifier.stopping()
         health.say_stopped()
         if asked:

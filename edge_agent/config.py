@@ -96,6 +96,20 @@ def _alpn(value: str) -> str:
     return value
 
 
+def listening(value: str) -> tuple[str, int]:
+    """Host and port of ``host:port``; an IPv6 address is in brackets. Raises ValueError."""
+    host, separator, port = value.rpartition(":")
+    if not separator or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ValueError("must be an address and a port such as '127.0.0.1:9464'")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _loopback(value: str | None) -> str | None:
+    if value is not None and listening(value)[0] not in {"127.0.0.1", "::1", "localhost"}:
+        raise ValueError("must be an address of this machine alone, such as '127.0.0.1:9464': anyone else could read what is served there")
+    return value
+
+
 def _base_topic(value: str) -> str:
     if not _BASE_TOPIC.fullmatch(value) or value.endswith("/") or "//" in value:
         raise ValueError("must be topic levels such as 'edge' or 'site/edge', without '+', '#', spaces or empty levels")
@@ -419,6 +433,13 @@ class CommandsSettings(Table):
     """Only these are obeyed; none with an empty list. "snapshot" also needs [publish] snapshots = true."""
 
 
+class MetricsSettings(Table):
+    """Prometheus metrics at http://<listen>/metrics (docs/metrics.md). Needs pip install "edge-agent[metrics]"."""
+
+    listen: Annotated[str | None, AfterValidator(_loopback), Field(examples=["127.0.0.1:9464"])] = None
+    """Address of this machine's own and port. Default: no metrics."""
+
+
 class LogSettings(Table):
     """Logs go to stderr, and so to the journal under systemd."""
 
@@ -515,6 +536,7 @@ class Settings(BaseSettings):
     spool: SpoolSettings = SpoolSettings()
     publish: PublishSettings = PublishSettings()
     commands: CommandsSettings = CommandsSettings()
+    metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
     cameras: tuple[CameraSettings, ...]
 

@@ -59,6 +59,7 @@ class Health:
         publisher: Publisher | Delivery,
         notifier: Notifier,
         cooling: Cooling | None = None,
+        troubles: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.clock_synced = host.clock_synced()
         self.commands: Callable[[], CommandsHealth] | None = None
@@ -67,6 +68,7 @@ class Health:
         self._publisher = publisher if isinstance(publisher, Delivery) else Delivery({BROKER: publisher})
         self._notifier = notifier
         self._cooling = cooling or Cooling(None, lambda _: None)
+        self._troubles = troubles
         self._started = time.monotonic()
         self._last_process = host.read_process()
         self._last_beat = self._started
@@ -162,7 +164,9 @@ class Health:
                 return
             for capture in self._captures:
                 self._publisher.publish(encode(camera_status(self._context.device, capture, now)))
-            self._publisher.publish(encode(self.heartbeat(now)))
+            event = self.heartbeat(now)
+            self._last_process, self._last_beat = host.read_process(), now
+            self._publisher.publish(encode(event))
 
     def camera_changed(self, capture: Capture) -> None:
         """A camera's state is another: tell at once. Called from the capture's thread."""
@@ -177,7 +181,7 @@ class Health:
             return self.heartbeat(time.monotonic())
 
     def heartbeat(self, now: float, *, stopped: bool = False) -> HealthEvent:
-        """All that is known, as the contract writes it."""
+        """All that is known, as the contract writes it. May be called from any thread; changes nothing of what the next one says."""
         verdict, reasons = self._verdict(now)
         if stopped:
             verdict, reasons = "stopped", []
@@ -217,6 +221,7 @@ class Health:
             if (disk := publisher.spool.disk) is not None and disk.error is not None:
                 reasons.append(f"spool of {name}: {disk.error}")
         reasons += self._cooling.reasons(now)
+        reasons += self._troubles()
         reasons += [f"camera {name}: every frame is older than its staleness_ms when the model is free" for name in self._all_stale(now)]
         if bad and len(bad) == len(self._captures):
             return "failing", reasons
@@ -264,7 +269,6 @@ class Health:
         readings, last = host.read_process(), self._last_process
         span = now - self._last_beat
         percent = 100 * (readings.cpu_s - last.cpu_s) / span if span > 0 else 0.0
-        self._last_process, self._last_beat = readings, now
         return ProcessHealth(round(percent, 1), readings.rss_bytes, readings.threads, readings.descriptors)
 
     def _host(self) -> HostHealth:

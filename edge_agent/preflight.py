@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from edge_agent import outlets, plugins
+from edge_agent import metrics, outlets, plugins
 from edge_agent._spool_disk import Disk
 from edge_agent._spool_store import Store
 from edge_agent.config import AgentConfig, CameraConfig
@@ -90,6 +90,7 @@ def _file_problems(config: AgentConfig, draft: Draft) -> dict[str, list[Problem]
         ("device.state_dir", draft.is_wrong("device", "state_dir"), lambda: _check_state(state_for(config))),
         *((key, draft.is_wrong(*key.split(".")), step) for key, step in outlets.checks(config)),
         ("mqtt.password_file", any(draft.is_wrong("mqtt", key) for key in _PASSWORD_KEYS), lambda: _password(config)),
+        ("metrics.listen", draft.is_wrong("metrics", "listen"), lambda: _check_metrics(config)),
         ("mqtt.tls", draft.is_wrong("mqtt", "tls"), lambda: _tls(config)),
         ("mqtt.unix_socket", draft.is_wrong("mqtt", "unix_socket"), lambda: _check_broker_address(config)),
     ]
@@ -111,6 +112,11 @@ def _file_problems(config: AgentConfig, draft: Draft) -> dict[str, list[Problem]
         except StateError as error:
             problems[key] = [Problem(str(error), key=key)]
     return problems
+
+
+def _check_metrics(config: AgentConfig) -> None:
+    if config.settings.metrics.listen is not None:
+        metrics.ensure_installed()
 
 
 def _models_of(config: AgentConfig) -> list[AgentConfig]:

@@ -11,8 +11,8 @@ from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.publisher import Publisher
-from edge_agent.spool import Spool, SpoolLimits
 from edge_agent.scheduler import Scheduler
+from edge_agent.spool import Spool, SpoolLimits
 from tests.conftest import make_config
 from tests.test_publisher import ScriptedSink
 from tests.test_scheduler_simulated import NoSource

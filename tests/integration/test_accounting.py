@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import urllib.request
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-from tests.conftest import CLIP, CommandLine, Mosquitto, free_port
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import CLIP, CommandLine, Mosquitto, free_port, terminated, wait_until
 from tests.integration.test_agent import assert_follows_the_contract, write_config
 from tests.subscriber import subscribed
 
@@ -15,6 +20,36 @@ def assert_adds_up(found: dict[str, Any]) -> None:
     lost = sum(found["frames_skipped_total"].values()) + sum(found["frames_dropped_total"].values())
     assert found["frames_captured_total"] == found["frames_served_total"] + lost + found["frames_in_flight"], found
     assert 0 <= found["frames_in_flight"] <= 20
+
+
+def test_the_metrics_of_a_real_run_add_up(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    port = free_port()
+    extra = f'[metrics]\nlisten = "127.0.0.1:{port}"\n'
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": str(CLIP), "realtime": True, "loop": True}, extra=extra)
+    with terminated(edge_agent.start("run", "-c", config)) as process:
+
+        def books() -> dict[str, float]:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                return told(answer.read().decode())
+            return {}
+
+        wait_until(lambda: books().get("frames_served_total", 0) > 20)
+        last = books()
+        process.terminate()
+        process.wait(20)
+    captured = last.pop("frames_captured_total")
+    assert captured == sum(last.values()), last
+
+
+def told(text: str) -> dict[str, float]:
+    """Of the only camera, summed over reasons."""
+    found: dict[str, float] = {}
+    families: Iterable[Any] = text_string_to_metric_families(text)
+    for sample in (sample for family in families for sample in family.samples):
+        name = sample.name.removeprefix("edge_agent_")
+        if name.startswith("frames_") and "upstream" not in name:
+            found[name] = found.get(name, 0) + sample.value
+    return found
 
 
 def test_each_heartbeat_and_status_adds_up_until_nothing_is_in_flight(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:

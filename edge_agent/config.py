@@ -466,6 +466,8 @@ class MotionSettings(Table):
     """Go on serving for so long after the last motion."""
     looks_per_s: Rate = 5
     """Frames looked at per second while nothing moves; between them the source may spare itself the decoding."""
+    look_within_s: Annotated[float, BeforeValidator(not_bool), Field(ge=0, le=60)] = 0.9
+    """A look may wait so long for a key frame where that spares a stream's decoding. 0: it never does."""
 
 
 class CameraSettings(Table):

@@ -216,6 +216,8 @@ class MotionWatch:
     def __init__(self, settings: MotionSettings, roi: Region | None = None, utc: Callable[[], float] = time.time) -> None:
         self.look_s = 1 / settings.looks_per_s
         """Between two looks while nothing moves."""
+        self.patience_s = settings.look_within_s
+        """Longest between them where waiting spares decoding."""
         self._gate, self._utc = MotionGate(settings, roi), utc
         self._turn = threading.Condition()
         self._next_ticket = 0

@@ -304,7 +304,7 @@ class Still(Source):
     """A live camera in front of a wall, as fast as it is read."""
 
     def __init__(self, frames: int) -> None:
-        self._left, self.hints = frames, list[float]()
+        self._left, self.hints, self.cheaper = frames, list[float](), list[float]()
 
     @property
     def finite(self) -> bool:
@@ -321,6 +321,7 @@ class Still(Source):
 
     def skip_until(self, at: float, cheaper_by: float = 0.0) -> None:
         self.hints.append(at)
+        self.cheaper.append(cheaper_by)
 
     def close(self) -> None:
         pass
@@ -356,6 +357,7 @@ def test_while_nothing_moves_the_camera_is_wanted_a_few_times_a_second_only() ->
     capture.unmoved()
     assert capture.slot.due == 50.25
     assert source.hints[-1] <= 50.25
+    assert source.cheaper[-1] == pytest.approx(50.9), "a look may wait for a picture that costs less to decode"
     counts = capture.snapshot()
     assert counts.skipped["no_motion"] == 1
     assert counts.captured == counts.served + counts.skipped.sum + counts.dropped.sum + counts.in_flight

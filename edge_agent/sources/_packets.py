@@ -177,7 +177,7 @@ class PacketSkipper:
             self._behind_since = None
         quiet_s = now - self._passed_at
         if quiet_s < HOLD_S + PASS_AFTER_S and len(self._held) < MAX_HELD:
-            if kind.spare and (now < self._until or self._comes_by(self._anchors, now)):
+            if kind.spare and (self._may_hold(now) or self._comes_by(self._anchors, now)):
                 self._left_out += 1
                 return []
             if not kind.spare and (self._held or self._outlived(kind, now, quiet_s)) and self._may_hold(now):

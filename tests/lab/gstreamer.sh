@@ -124,7 +124,7 @@ if phase sender; then
   kill $sender
   since 40 'camera/mjpg/status .*"state":"(backoff|stalled)"' "its sender stopped: that is published"
   mark # a status of before was "online", too
-  send_mjpg
+  unwatched /dev/video20 send_mjpg
   since 150 'camera/mjpg/status .*"state":"online"' "its sender came back: online again"
   served 90 mjpg "and frames are served"
 fi

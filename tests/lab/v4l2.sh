@@ -182,14 +182,14 @@ if phase sender; then
   kill $sender
   since 40 'camera/mjpg/status .*"state":"(backoff|stalled)"' "its sender stopped: that is published"
   mark # a status of before was "online", too
-  send_mjpg
+  unwatched /dev/video20 send_mjpg
   since 90 'camera/mjpg/status .*"state":"online"' "its sender came back: online again"
   served 60 mjpg "and frames are served"
   mark
   kill $coder
   since 40 'camera/h264/status .*"state":"(backoff|stalled)"' "so did that of H.264: published"
   mark
-  send_h264
+  unwatched /dev/video21 send_h264
   since 90 'camera/h264/status .*"state":"online"' "and came back: online again"
   served 60 h264 "and frames are served"
 fi

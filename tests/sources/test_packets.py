@@ -16,6 +16,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from edge_agent.config import MotionSettings
 from edge_agent.sources._packets import HOLD_S, LONGEST_BEHIND_S, MAX_HELD, PASS_AFTER_S, PacketKind, PacketKinds, PacketSkipper
 from tests.conftest import CLIP
 
@@ -163,6 +164,27 @@ def test_a_picture_that_is_decoded_anyway_is_waited_for_where_it_comes_soon(
     taken = [number for number in taken if number >= 30]
     assert passed / len(taken) <= at_most
     assert (taken[-1] - taken[0]) / (len(taken) - 1) <= busy * 1.05, "and hardly a frame is served less for it"
+
+
+@pytest.mark.parametrize(("name", "fps", "share"), [("no_b", 30, 0.35), ("no_b", 15, 0.62), ("h265", 12, 0.35), ("short_groups", 15, 0.2)])
+def test_while_nothing_moves_a_look_waits_for_a_key_frame_less_than_a_second_away(
+    coded: Callable[[str], Clip], name: str, fps: int, share: float
+) -> None:
+    """As the motion gate asks: five looks a second, or one within 0.9 s. Groups of one and two seconds, and shorter ones."""
+    clip = coded(name)
+    skipper = PacketSkipper(PacketKinds(clip.codec, clip.headers))
+    look_s, within_s = 1 / MotionSettings().looks_per_s, MotionSettings().look_within_s
+    due, passed, looks = 0.0, 0, [0.0]
+    for count, packet in enumerate(clip.packets):
+        now = 100 + count / fps
+        needed = skipper.take(packet, now)
+        passed += len(needed) if count >= 60 else 0  # the rhythm is known by then
+        if needed and now >= due:
+            looks.append(now)
+            due = now + look_s
+            skipper.until(due - 1 / fps, now + within_s)
+    assert passed / (len(clip.packets) - 60) <= share
+    assert max(b - a for a, b in itertools.pairwise(looks[1:])) < 1
 
 
 @pytest.mark.parametrize("name", list(CODINGS))

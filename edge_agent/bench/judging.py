@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from edge_agent.bench import cpu
 from edge_agent.bench.advice import advice
-from edge_agent.bench.report import BrokerReport, CameraReport, ModelReport, Report
+from edge_agent.bench.report import LIMITS, BrokerReport, CameraReport, ModelReport, Report
 
 _FULLY, _AT_LIMIT = 0.97, 0.9
 _BUSY = 0.85
@@ -125,8 +125,11 @@ def _stage(camera: CameraReport, model: ModelReport, report: Report) -> str:
 def _hidden(camera: CameraReport) -> str:
     """Of one that was served nothing: what took most of its frames."""
     words = {"no_motion": "motion", "stale": "staleness_ms", "max_fps": "max_fps", "interval": "interval_s", "model_busy": "model"}
-    most = max(camera.skipped, key=camera.skipped.__getitem__, default="")
-    return words.get(most, "unclear")
+    gone = {**camera.skipped, **camera.dropped}
+    most = max(gone, key=gone.__getitem__, default="")
+    # While one fails, those that come are skipped for a model that is busy: it is not what keeps them.
+    lost = max(camera.dropped, key=camera.dropped.__getitem__, default="")
+    return lost if lost in LIMITS else words.get(most, "unclear")
 
 
 def _model_or_cpu(report: Report) -> str:

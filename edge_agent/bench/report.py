@@ -9,7 +9,8 @@ from typing import Any
 LIMITS = {
     "camera": "the camera", "decode": "decoding", "model": "the model", "CPU": "the CPU", "max_fps": "max_fps",
     "interval_s": "interval_s", "motion": "the motion gate", "staleness_ms": "staleness_ms", "cpu_budget": "the model's cpu_budget",
-    "governor": "the governor", "broker": "the broker", "unclear": "not clear",
+    "governor": "the governor", "broker": "the broker", "model_error": "errors in the model", "unreadable": "damaged pictures",
+    "unclear": "not clear",
 }  # fmt: skip
 """What may keep a camera from more, as it is said."""
 NEARLY_ALL, NOTABLE = 0.99, 0.05

@@ -118,9 +118,15 @@ def test_a_gate_that_lets_all_through_that_the_model_can_do_is_not_the_limit() -
 def test_a_camera_of_which_no_frame_was_served_says_by_what() -> None:
     nothing = {"served": 0, "served_fps": 0.0, "service_ms": None}
     found = report(
-        camera("still", skipped={"no_motion": 300}, **nothing), camera("late", skipped={"stale": 290, "model_busy": 10}, **nothing)
+        camera("still", skipped={"no_motion": 300}, **nothing),
+        camera("late", skipped={"stale": 290, "model_busy": 10}, **nothing),
+        camera("wrong", skipped={"model_busy": 280}, dropped={"model_error": 20}, **nothing),
+        camera("torn", dropped={"unreadable": 300}, **nothing),
     )
-    assert [c.limit for c in found.cameras] == ["motion", "staleness_ms"]
+    assert [c.limit for c in found.cameras] == ["motion", "staleness_ms", "model_error", "unreadable"]
+    assert "wrong: 20 frames failed in the model: edge-agent run says why in its log" in found.advice
+    assert "torn: 300 pictures came damaged: look at cable and network" in found.advice
+    assert "the limit is errors in the model" in found.text()
     assert any("290 of 300 frames were older than staleness_ms" in line for line in found.advice)
     assert "the limit is the motion gate" in found.text()
 

@@ -348,7 +348,9 @@ def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Sig
     leave_by: float | None = None
     while worker.is_alive():
         waited = signal.sigtimedwait(caught, 0.1)
-        received = waited.si_signo if waited is not None else strays.pop(0) if strays else None
+        # Python tells of a signal that is none (0, or any number) where the process was stopped and continued meanwhile.
+        came = waited is not None and waited.si_signo in caught
+        received = waited.si_signo if waited is not None and came else strays.pop(0) if strays else None
         now = time.monotonic()
         timed_out = until is not None and now >= until
         if received is not None or timed_out:

@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +252,26 @@ def test_sigterm_while_nothing_can_be_reached_leaves_within_5_s(edge_agent: Comm
             agent.send_signal(signal.SIGTERM)
             assert agent.wait(5) == 0
         connection.close()
+
+
+def _has_heard(heard: Subscriber, count: int) -> bool:
+    return len(heard.on("/detections")) > count
+
+
+def test_a_process_that_was_frozen_goes_on(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    config = write_config(edge_agent.folder, mosquitto.port, {"source": "synthetic"})
+    with subscribed(mosquitto.port) as heard, terminated(edge_agent.start("run", "-c", config)) as process:
+        for count in (5, 15, 25):
+            wait_until(partial(_has_heard, heard, count))
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.3)  # longer than it waits for a signal
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.terminate()
+        process.communicate(timeout=6)
+        assert process.returncode == 0
+    assert heard.on("dev/status")[-1].payload == b"offline"
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])

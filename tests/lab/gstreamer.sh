@@ -121,11 +121,11 @@ fi
 
 if phase sender; then
   mark
-  kill $sender
+  halt $sender
   since 40 'camera/mjpg/status .*"state":"(backoff|stalled)"' "its sender stopped: that is published"
   mark # a status of before was "online", too
-  unwatched /dev/video20 send_mjpg
-  since 150 'camera/mjpg/status .*"state":"online"' "its sender came back: online again"
+  go_on $sender
+  since 150 'camera/mjpg/status .*"state":"online"' "its sender goes on: online again"
   served 90 mjpg "and frames are served"
 fi
 flat "the agent" "$before" "$(descriptors $run)"

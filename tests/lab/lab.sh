@@ -103,23 +103,11 @@ send_h264() { # a key frame each second. Looped as MPEG-TS: of AVI its times, of
   stream "$work/h264.ts" /dev/video21 &
   coder=$!
 }
-unwatched() { # unwatched NODE COMMAND: begin to send to NODE while the agent holds still, and has it not open
-  # Where a writer comes while a reader looks, v4l2loopback 0.12 leaves the node with neither of its two roles, for good.
-  local all
-  while :; do
-    all="$run $(pgrep -P "$run")"
-    # shellcheck disable=SC2086
-    kill -STOP $all
-    fuser -s "$1" || break
-    # shellcheck disable=SC2086
-    kill -CONT $all
-    sleep 0.2
-  done
-  $2
-  until fuser -s "$1"; do sleep 0.2; done
-  sleep 3 # until it sends
-  # shellcheck disable=SC2086
-  kill -CONT $all
+halt() { # halt SENDER: it sends nothing more, and keeps its node a camera's. Ended and begun anew, with a reader at the node,
+  pkill -STOP -P "$1" # a sender may leave v4l2loopback 0.12 with neither of its two roles, for good
+}
+go_on() { # go_on SENDER
+  pkill -CONT -P "$1"
 }
 lab() { # everything that a scenario stands on
   links

@@ -179,18 +179,18 @@ fi
 
 if phase sender; then
   mark
-  kill $sender
+  halt $sender
   since 40 'camera/mjpg/status .*"state":"(backoff|stalled)"' "its sender stopped: that is published"
   mark # a status of before was "online", too
-  unwatched /dev/video20 send_mjpg
-  since 90 'camera/mjpg/status .*"state":"online"' "its sender came back: online again"
+  go_on $sender
+  since 90 'camera/mjpg/status .*"state":"online"' "its sender goes on: online again"
   served 60 mjpg "and frames are served"
   mark
-  kill $coder
+  halt $coder
   since 40 'camera/h264/status .*"state":"(backoff|stalled)"' "so did that of H.264: published"
   mark
-  unwatched /dev/video21 send_h264
-  since 90 'camera/h264/status .*"state":"online"' "and came back: online again"
+  go_on $coder
+  since 90 'camera/h264/status .*"state":"online"' "and goes on: online again"
   served 60 h264 "and frames are served"
 fi
 flat "the agent" "$before" "$(descriptors $run)"

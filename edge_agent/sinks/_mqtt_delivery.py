@@ -18,9 +18,6 @@ from edge_agent.sinks._mqtt_link import Link, properties
 
 log = logging.getLogger(__name__)
 
-_OVERHEAD = 10
-"""Bytes of a PUBLISH besides topic and payload, at most: type, length (4), the topic's length (2), number (2), no properties (1)."""
-_REPLY_OVERHEAD = 12
 _TRIES = 3
 """Of a message that the broker refuses without saying why."""
 _SUSPICIOUS_BYTES = 16 * 1024
@@ -53,9 +50,17 @@ class Parcel:
 
     @property
     def size(self) -> int:
-        """Bytes on the wire, at most."""
-        correlation = 0 if self.reply_to is None else len(self.reply_to.correlation or b"") + _REPLY_OVERHEAD
-        return len(self.topic.encode()) + len(self.payload) + correlation + _OVERHEAD
+        """Bytes on the wire, by MQTT 5 (3.3); the older has one less."""
+        correlation = None if self.reply_to is None else self.reply_to.correlation
+        told = 0 if correlation is None else 3 + len(correlation)
+        number = 2 if self.qos else 0
+        rest = 2 + len(self.topic.encode()) + number + _varint_size(told) + told + len(self.payload)
+        return 1 + _varint_size(rest) + rest
+
+
+def _varint_size(value: int) -> int:
+    """Of a variable byte integer (MQTT 5, 1.5.5)."""
+    return max(1, -(-value.bit_length() // 7))
 
 
 class SizeLimit:
@@ -148,14 +153,21 @@ class Delivery:
     def _send(self, parcel: Parcel) -> None:
         excess = self._limit.excess(parcel.size)
         if excess is not None:  # sent, it would cost us the connection, every time
-            parcel.outcome = Rejected(f"{parcel.topic}: {excess}")
+            self._refuse(parcel, excess)
             return
         try:
             correlation = None if parcel.reply_to is None else parcel.reply_to.correlation
             told = None if correlation is None else properties(PacketTypes.PUBLISH, CorrelationData=correlation)
             parcel.mid = self._link.publish(parcel.topic, parcel.payload, parcel.qos, parcel.retain, told)
         except ValueError as error:  # payload over 256 MB, or a topic that MQTT forbids
-            parcel.outcome = Rejected(f"{parcel.topic}: not a message that MQTT can carry: {error}")
+            self._refuse(parcel, f"not a message that MQTT can carry: {error}")
+
+    def _refuse(self, parcel: Parcel, why: str) -> None:
+        """It cannot be delivered, ever. The copy of an answer is nobody's loss but of who wanted it there."""
+        if parcel.reply_to is not None:
+            log.warning("an answer could not be sent where it was wanted topic=%s reason=%s", words.plain(parcel.topic), why)
+        else:
+            parcel.outcome = Rejected(f"{parcel.topic}: {why}")
 
     def _is_acknowledged(self, parcel: Parcel) -> bool:
         return parcel.mid is None or parcel.mid in self._link.acks
@@ -192,19 +204,19 @@ class Delivery:
             return
         why = words.said(reason, told)
         if parcel.reply_to is not None:
-            log.warning("an answer could not be sent where it was wanted topic=%s reason=%s", words.plain(parcel.topic), why)
+            self._refuse(parcel, why)
         elif reason.value == words.QUOTA_EXCEEDED:
             raise self._unavailable(f"{parcel.topic}: {why}", reason)
         elif reason.value in words.UNSPECIFIED and not self._patience.is_over(parcel.identity):
             raise self._unavailable(f"{parcel.topic}: {why}")
         else:
-            parcel.outcome = Rejected(f"{parcel.topic}: {why}{_hint(reason)}")
+            self._refuse(parcel, why + _hint(reason))
 
     def _unavailable(self, why: str, reason: ReasonCode | None = None) -> SinkUnavailable:
         code = self._link.code if reason is None else reason.value
         done = self._parcels[: self._settled]
         following = self._parcels[self._settled].position if self._settled < len(self._parcels) else 0
-        rejected = {p.position: p.outcome for p in done if p.outcome is not None and p.position < following and p.reply_to is None}
+        rejected = {p.position: p.outcome for p in done if p.outcome is not None and p.position < following}
         return SinkUnavailable(f"{self._name}: {why}", following, rejected=rejected, retry_after_s=retry_after_s(code))
 
 

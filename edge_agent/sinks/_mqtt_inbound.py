@@ -27,8 +27,9 @@ LOOK_S = 5.0
 _MOST_STALE = 1000
 """Topics to clear that are remembered at once; the others are found on the next connection."""
 _STRIKES = 3
-_DEAF_S = 3600.0
-"""How long to do without commands where the broker hangs up on whoever asks for them."""
+_DEAF_S, _DEAFEST_S = 60.0, 3600.0
+"""How long to do without commands where the broker hangs up on whoever asks for them: twice as long each time, for it may
+have been the network."""
 
 
 class Inbound:
@@ -55,7 +56,10 @@ class Inbound:
         self._leftovers_mid: int | None = None
         self._looked_until: float | None = None
         self._strikes = 0
+        """Connections in a row that ended before the broker answered a subscription."""
+        self._deaf_s = _DEAF_S
         self._ask_at: float | None = None
+        """When to subscribe again; None: that was done."""
         self._stale: list[str] = []
         self._clearing: dict[int, str] = {}
         """By the number of what was sent to clear them."""
@@ -65,7 +69,7 @@ class Inbound:
         """Subscribe, on a connection that has just come up."""
         client = self._client = link.client
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
-        self._commands_mid = self._leftovers_mid = self._ask_at = None
+        self._commands_mid = self._leftovers_mid = None
         self._stale.clear()
         self._clearing.clear()
         if self._strikes >= _STRIKES and self._on_request is not None and self._cameras is not None:
@@ -73,10 +77,11 @@ class Inbound:
             self._strikes, self._cameras, self._looked_until = 0, None, None
             self._ask(client)
         elif self._strikes >= _STRIKES:
-            self._strikes = 0
-            self._ask_at = time.monotonic() + _DEAF_S
-            self._tell("the broker hangs up when we subscribe: without commands for an hour; allow us to read our command topics")
-        else:
+            self._strikes = _STRIKES - 1  # the next time, one is enough
+            self._ask_at = time.monotonic() + self._deaf_s
+            self._deaf_s = min(2 * self._deaf_s, _DEAFEST_S)
+            self._tell("no commands for now, the broker hangs up when we subscribe; allow us to read our command topics")
+        elif self._ask_at is None:
             self._ask(client)
 
     def _ask(self, client: paho.Client) -> None:
@@ -93,7 +98,8 @@ class Inbound:
     def detach(self, link: Link) -> None:
         """The connection is no more. Some brokers say no to a subscription by hanging up; they are not asked for ever."""
         unanswered = self._commands_mid is not None or self._leftovers_mid is not None
-        self._strikes = self._strikes + 1 if unanswered and link.hung_up else 0
+        if unanswered and link.hung_up:
+            self._strikes += 1
 
     def has_state(self, camera: str) -> None:
         """The camera is alive, for its state is about to be written: a reload may have added it."""
@@ -135,6 +141,8 @@ class Inbound:
                 self._tell(f"no commands will come, the broker refuses the subscription: {why} (allow us to read our command topics)")
             else:
                 self._told.clear()
+        if self._commands_mid is None and self._leftovers_mid is None:
+            self._strikes, self._deaf_s = 0, _DEAF_S
 
     def _tell(self, what: str) -> None:
         """Once, not on every reconnect."""

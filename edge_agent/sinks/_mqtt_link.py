@@ -230,7 +230,7 @@ class Link:
         if self.code == words.TAKEN_OVER:
             return f"another client took over the id {client_id!r}; give each device its own [device] id"
         if not self.hung_up:
-            return f"the broker has not answered for {self._settings.keepalive_s} s"
+            return f"the broker has not answered for {self.client.keepalive} s"
         # A broker of MQTT 3.1.1 hangs up without a word, as does one whose other client with our id came by TCP alone.
         unexplained = self.code is None and time.monotonic() - self._up_at < 5
         hint = f" (does another client use the id {client_id!r}?)" if unexplained else ""

@@ -1,4 +1,4 @@
-"""paho's client, with what it leaves undone: packets that are too large to be kept, QoS 2 that is refused, WebSockets that are full."""
+"""paho's client, with what it leaves undone: packets too large to be kept, refused QoS 2, full WebSockets, brokers without a keepalive."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ class BoundedClient(paho.Client):
     def _packet_handle(self) -> MQTTErrorCode:
         del self._in_packet["packet"][INBOUND_LARGEST:]
         return super()._packet_handle()
+
+    def _handle_connack(self) -> MQTTErrorCode:
+        """As paho's, but where the broker wants no keepalive (0) we go on with ours, or nobody notices when it is gone."""
+        asked = self._keepalive
+        code = super()._handle_connack()
+        self._keepalive = self._keepalive or asked
+        return code
 
     def _handle_pubrec(self) -> MQTTErrorCode:
         """A PUBREC that says no ends the matter (MQTT 5, 4.3.3); paho would go on, and take the message for delivered."""

@@ -110,6 +110,18 @@ def refusal(code: ReasonCode, properties: Properties | None, *, has_password: bo
     return said(code, properties) + (f" ({hint})" if hint else "")
 
 
+def lacks(most_qos: int, wanted_qos: int, *, may_retain: bool) -> list[str]:
+    """What a broker that does only so much means for who listens."""
+    found = []
+    if not may_retain:
+        found.append("it retains nothing: who subscribes sees status and heartbeat only when they are next sent")
+    if most_qos == 0:
+        found.append("QoS 0 only: nothing is acknowledged, so what the network loses is lost, and is not counted")
+    elif most_qos < wanted_qos:
+        found.append(f"QoS {most_qos} at most: [mqtt] qos = {wanted_qos} is not to be had")
+    return found
+
+
 def said(code: ReasonCode, properties: Properties | None) -> str:
     """A reason code by its name, with the broker's own text, and where it sends us."""
     parts = [str(code)]

@@ -6,6 +6,7 @@ it, :mod:`_mqtt_inbound` what comes back.
 
 from __future__ import annotations
 
+import logging
 import random
 import ssl
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -26,6 +27,8 @@ from edge_agent.sinks._mqtt_words import connection_problem
 from edge_agent.sinks.base import Sink
 
 __all__ = ["Config", "MqttContext", "MqttSink", "TlsFiles", "Topics", "build", "connection_problem", "tls_context"]
+
+log = logging.getLogger(__name__)
 
 Config = MqttSettings
 _NOT_WANTED_S = 30.0
@@ -66,6 +69,7 @@ class MqttSink(Sink):
         self._forbidden: set[int] = set()
         """NO_RETAIN, NO_QOS: said once, it holds for as long as we run, whatever the next CONNACK says."""
         self._refusals = 0
+        self._lacks: list[str] = []
         self._limit, self._patience = SizeLimit(), Patience()
         self._said_goodbye = False
 
@@ -88,7 +92,15 @@ class MqttSink(Sink):
         link.granted = self._within(link.granted)
         self._allowed, self._limit.announced = link.granted, link.granted.largest
         self._link = link
+        self._tell(link.granted)
         self.inbound.attach(link)
+
+    def _tell(self, granted: Granted) -> None:
+        """What the broker does not do for us, when that changes."""
+        lacks = words.lacks(granted.most_qos, self._config.qos, may_retain=granted.may_retain)
+        if lacks and lacks != self._lacks:
+            log.warning("the broker does less than it should sink=%s lacks=%s", self.name, "; ".join(lacks))
+        self._lacks = lacks
 
     def _options(self) -> LinkOptions:
         context, config = self.context, self._config

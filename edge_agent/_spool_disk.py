@@ -37,8 +37,13 @@ class Disk:
             self.failed(error, now)
             return Found()
 
-    def reopen(self) -> Found | None:
-        """Try again; None: the file is still open and as it was. Raises StoreError."""
+    def reopen(self, *, is_empty: bool) -> Found | None:
+        """Try again; None: the file is still open and as it was. Raises StoreError.
+
+        ``is_empty``: nothing in the file is wanted any more. On a full disk that cannot be deleted, for that needs room; but removed.
+        """
+        if self.store.is_open and is_empty:
+            self.store.discard()
         if self.store.is_open and self.store.is_in_place:
             self.store.probe()
             return None

@@ -1,4 +1,4 @@
-"""Events on disk: one SQLite file in WAL mode (docs/decisions/0021-spool-store.md), each row with a checksum of its own.
+"""Events on disk: one SQLite file in WAL mode (docs/decisions/0022-spool-store.md), each row with a checksum of its own.
 
 SQLite finds a torn write in its log by itself; a flipped bit in a page it would hand out as data, hence the checksum.
 A file that cannot be used is set aside, and what can be read of it goes into a new one.
@@ -203,6 +203,15 @@ class Store:
     def probe(self) -> None:
         """Try whether the disk takes a write. Raises StoreError."""
         self._probe("tried again")
+
+    def discard(self) -> None:
+        """Remove the file with all that is in it. Raises StoreError."""
+        self.disconnect()
+        try:
+            for suffix in ("-wal", "-shm", ""):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be removed: {error.strerror}") from None
 
     @property
     def is_in_place(self) -> bool:

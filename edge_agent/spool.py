@@ -429,7 +429,8 @@ class Spool:
         assert self.disk is not None
         if not now and not self.disk.is_due(self._clock()):
             return False
-        return self._adopt(self.disk.reopen)
+        disk = self.disk
+        return self._adopt(lambda: disk.reopen(is_empty=self.on_disk == 0))
 
     def _recover(self, error: StoreError) -> None:
         """The disk failed. Where the file is to blame it is set aside; else memory has to do for a while."""

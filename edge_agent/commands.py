@@ -18,6 +18,7 @@ from edge_agent._commands_acts import Acts
 from edge_agent._commands_limits import Answers, TokenBucket
 from edge_agent._commands_payload import (
     LARGEST,
+    Code,
     Command,
     CommandResult,
     Refusal,
@@ -30,7 +31,7 @@ from edge_agent._commands_payload import (
 )  # fmt: skip
 from edge_agent._commands_snapshots import Snapshot, Snapshots
 from edge_agent.controls import Controls
-from edge_agent.errors import ConfigError, EdgeAgentError
+from edge_agent.errors import ConfigError, EdgeAgentError, StateError
 from edge_agent.events import ErrorInfo, Message, timestamp
 from edge_agent.health_event import CommandedHealth, CommandsHealth, HealthEvent
 from edge_agent.redaction import redact
@@ -59,7 +60,7 @@ class CommandsContext:
     publish: Callable[[Message], None]
     report: Callable[[], HealthEvent]
     reload: Callable[[], ReloadResult]
-    """Raises ConfigError. Called in a thread of its own, one at a time."""
+    """Raises ConfigError or StateError. Called in a thread of its own, one at a time."""
 
 
 @dataclass
@@ -284,7 +285,8 @@ class Commands:
             text = f"nothing was changed, agent.toml has {len(problems)} error(s): {problems[0]}"
             done = partial(self._fail, job, Refusal("invalid_configuration", text), problems[:_MOST_PROBLEMS])
         except EdgeAgentError as error:
-            done = partial(self._fail, job, Refusal("invalid_configuration", f"nothing was changed: {redact(str(error))}"))
+            code: Code = "not_kept" if isinstance(error, StateError) else "invalid_configuration"
+            done = partial(self._fail, job, Refusal(code, f"nothing was changed: {redact(str(error))}"))
         except Exception as error:
             done = partial(self._fail, job, _unexpected(error))
         self._post(partial(self._reloaded, done))

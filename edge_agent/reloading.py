@@ -73,14 +73,17 @@ class Reloader:
         self._context = context
 
     def reload(self) -> Changes:
-        """Read, check, and change what differs. Raises ConfigError with all that is wrong, and then nothing is changed."""
+        """Read, check, and change what differs.
+
+        Raises ConfigError with all that is wrong, or StateError where what was kept cannot be cleared; then nothing is changed.
+        """
         new = self._read()
         thresholds = self._thresholds(new)
         changes = Changes()
         with self._context.controls.alone():
+            cleared = self._context.controls.clear()  # first: where that cannot be written nothing else has changed
             self._tables(new, changes)
             self._cameras(new, thresholds, changes)
-            cleared = self._context.controls.clear()
         changes.applied += [f"{camera}: what was set by command is void" for camera in cleared]
         log.info("configuration read again changed=%s needs_restart=%s", changes.applied, changes.needs_restart)
         return changes

@@ -462,6 +462,14 @@ def test_a_file_that_is_wrong_is_refused_with_its_errors(agent: Agent) -> None:
     assert "secret" not in json.dumps(answer)
 
 
+def test_a_reload_that_cannot_clear_what_was_kept_says_so(agent: Agent) -> None:
+    def reload() -> ReloadResult:
+        raise StateError("commands.json cannot be written: No space left on device")
+
+    agent.reload = reload
+    assert reloaded(agent)["error"]["code"] == "not_kept"
+
+
 def test_a_defect_in_reloading_is_an_answer_and_not_the_end(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
     def reload() -> ReloadResult:
         raise ZeroDivisionError

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from edge_agent import config_file, plugins
+from edge_agent._commands_kept import KeptSettings
 from edge_agent.capture import CameraState, Capture
 from edge_agent.config import AgentConfig
 from edge_agent.controls import Controls
-from edge_agent.errors import ConfigError
+from edge_agent.errors import ConfigError, StateError
 from edge_agent.events import Message, ModelInfo
 from edge_agent.health import STUCK_AFTER_S, Health, HealthContext
 from edge_agent.models._loading import all_thresholds
@@ -36,7 +37,7 @@ OTHER = '[models.other]\npath = "builtin"\n'
 class Rig:
     """Cameras, loops and a reloader, as an agent has them."""
 
-    def __init__(self, folder: Path, text: str) -> None:
+    def __init__(self, folder: Path, text: str, kept: KeptSettings | None = None) -> None:
         self.file = folder / "agent.toml"
         self.config = self.written(text)
         self.wake = threading.Condition()
@@ -47,7 +48,7 @@ class Rig:
         context = PipelineContext("dev", "s", self.messages.append, lambda _: range(100_000), lambda: True)
         crews = [self._crew(view) for view in self.config.per_model()]
         self.pipeline = Pipeline(context, crews)
-        self.controls = Controls(self.captures, self.pipeline)
+        self.controls = Controls(self.captures, self.pipeline, kept)
         self.published: list[AgentConfig] = []
         models = {view.model_name: (LABELS, USUAL) for view in self.config.per_model()}
         reload = ReloadContext(self.pipeline, self.controls, models, lambda _: lambda: None, self.published.append)
@@ -210,6 +211,22 @@ def test_what_was_set_by_command_is_void_and_halts_are_not(rig: Rig) -> None:
     assert confidence == USUAL
     assert max_fps == pytest.approx(65)
     assert rig.controls.captures["yard"].muted
+
+
+def test_where_what_was_kept_cannot_be_cleared_nothing_changes(tmp_path: Path) -> None:
+    state = tmp_path / "kept"
+    state.mkdir()
+    rig = Rig(tmp_path, HEAD + FRONT, KeptSettings(state))
+    rig.controls.set(["front"], {"max_fps": 3}, keep=True)
+    (state / "commands.json").unlink()
+    state.rmdir()
+    with pytest.raises(StateError, match="cannot be written"):
+        rig.reload(HEAD + FRONT + "confidence = 0.9\n")
+    assert rig.controls.goes_by("front") == (USUAL, 3)
+    state.mkdir()
+    assert rig.reload(HEAD + FRONT + "confidence = 0.9\n").applied == ["cameras.front.confidence", "front: what was set by command is void"]
+    assert rig.controls.goes_by("front") == (0.9, None)
+    assert KeptSettings(state).read().cameras == {}
 
 
 def test_cameras_come_and_go(rig: Rig) -> None:

@@ -254,7 +254,9 @@ class Line:
         spool = config.settings.spool
         sink = build_sink(config, DEVICE) if mqtt else NullSink()
         live = any(camera.settings.mode == "freshest" for camera in config.cameras)
-        self._publisher = Publisher(sink, Spool(SpoolLimits(spool.max_events, spool.max_memory_bytes)), linger_s=0.0 if live else FILES_LINGER_S)
+        self._publisher = Publisher(
+            sink, Spool(SpoolLimits(spool.max_events, spool.max_memory_bytes)), linger_s=0.0 if live else FILES_LINGER_S
+        )
         self._recorder = _Recorder(self._publisher, self.meter)
         wake = threading.Condition()
         self._sources = [MeteredSource(build_source(config, camera), self.meter) for camera in config.cameras]

@@ -306,6 +306,7 @@ def build_sink(
         cameras=None if trying else frozenset(camera.id for camera in config.cameras if camera.settings.enabled),
         unix_socket=None if mqtt.unix_socket is None else str(config.resolve(mqtt.unix_socket)),
         with_will=not trying,
+        renew=lambda: (_password(config), _tls(config)),
     )
     return MqttSink(context, mqtt)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from edge_agent.config import MqttSettings
-from edge_agent.errors import Rejected, SinkUnavailable
+from edge_agent.errors import ConfigError, Rejected, SinkUnavailable
 from edge_agent.events import STATUS_OFFLINE, Kind, Message
 from edge_agent.requests import Request
 from edge_agent.sinks import _mqtt_words as words
@@ -51,6 +51,8 @@ class MqttContext:
     """``[mqtt] unix_socket``, resolved."""
     with_will: bool = True
     """Whether the broker is to say ``offline`` for us when it loses us."""
+    renew: Callable[[], tuple[str | None, ssl.SSLContext | None]] | None = None
+    """Reads password and certificates again, which may have been renewed. Raises ConfigError. None: they stay as they are."""
 
 
 class MqttSink(Sink):
@@ -69,6 +71,8 @@ class MqttSink(Sink):
         self._forbidden: set[int] = set()
         """NO_RETAIN, NO_QOS: said once, it holds for as long as we run, whatever the next CONNACK says."""
         self._refusals = 0
+        self._renew = False
+        """Before the next attempt: password or certificate may be what was wrong with the last one."""
         self._lacks: list[str] = []
         self._limit, self._patience = SizeLimit(), Patience()
         self._said_goodbye = False
@@ -77,23 +81,36 @@ class MqttSink(Sink):
         self.close()
         if self._dial is not None and self._dial.is_alive():
             raise SinkUnavailable(f"{self.name}: the attempt before this one still hangs: the name server does not answer")
+        if self._renew:
+            self._read_again()
         link = Link(self._options())
         self._dial = link.dial
         try:
             link.open()
         except Refused as refused:
             link.close(said_goodbye=True)
+            self._renew = refused.code in words.NOT_WANTED
             raise self._refused(refused) from None
         except Exception as error:  # handshakes of paho fail in many ways where the other side talks nonsense
             link.close(said_goodbye=True)
-            problem = connection_problem(error, tls=self.context.tls is not None)
+            self._renew = self.context.tls is not None
+            problem = connection_problem(error, tls=self._renew)
             raise SinkUnavailable(f"{self.name}: {problem}", retry_after_s=retry_after_s(link.code)) from None
-        self._refusals, self._said_goodbye = 0, False
+        self._refusals, self._renew, self._said_goodbye = 0, False, False
         link.granted = self._within(link.granted)
         self._allowed, self._limit.announced = link.granted, link.granted.largest
         self._link = link
         self._tell(link.granted)
         self.inbound.attach(link)
+
+    def _read_again(self) -> None:
+        if self.context.renew is not None:
+            try:
+                password, tls = self.context.renew()
+            except ConfigError as error:
+                log.warning("password and certificates cannot be read again, the old ones are used sink=%s reason=%s", self.name, error)
+            else:
+                self.context = replace(self.context, password=password, tls=tls)
 
     def _tell(self, granted: Granted) -> None:
         """What the broker does not do for us, when that changes."""

@@ -151,10 +151,11 @@ class Health:
     def _status_line(self, now: float) -> str:
         online = sum(capture.status.state in {CameraState.ONLINE, CameraState.MUTED} for capture in self._captures)
         fps = sum(flow.served_rate.rate(now) for flow in self._pipeline.flows.values())
+        kind = "broker" if BROKER in self._publisher.publishers else "sink"
         broker = "connected" if self._publisher.connected else f"away ({self._publisher.error or 'connecting'})"
         errors = [f"{c.camera.id}: {c.status.error}" for c in self._captures if c.status.error]
         last = f"; {errors[0]}" if errors else ""
-        return f"{online} of {len(self._captures)} cameras online, {fps:.1f} fps served, broker {broker}{last}"[:480]
+        return f"{online} of {len(self._captures)} cameras online, {fps:.1f} fps served, {kind} {broker}{last}"[:480]
 
     def beat(self, now: float) -> None:
         """One heartbeat, and each camera's state as of now."""

@@ -6,6 +6,7 @@ published takes no ``seq``, so that for consumers a gap is a loss, as ever.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -75,14 +76,12 @@ def differs(before: Scene, now: Scene, rule: PublishRule, threshold: float) -> b
         return True
     if any(abs(before.shares.get(c, 0.0) - now.shares.get(c, 0.0)) > rule.moved for c in before.shares.keys() | now.shares.keys()):
         return True
-    sure = now.confidence >= min(threshold + rule.confidence_change / 2, 1.0)
-    for class_id in set(before.class_id.tolist()) | set(now.class_id.tolist()):
-        were, are = before.class_id == class_id, now.class_id == class_id
-        if not int((are & sure).sum()) <= int(were.sum()) <= int(are.sum()):
-            return True
-        if _moved(before.boxes[were], before.confidence[were], now.boxes[are], now.confidence[are], rule):
-            return True
-    return False
+    were, are = Counter(before.class_id.tolist()), Counter(now.class_id.tolist())
+    is_sure = now.confidence >= threshold + min(rule.confidence_change, 1 - threshold) / 2
+    sure = Counter(now.class_id[is_sure].tolist())
+    if any(not sure[c] <= were[c] <= are[c] for c in were.keys() | are.keys()):
+        return True
+    return bool(were) and _moved(before, now, rule)
 
 
 def _ranks_differ(before: dict[int, float], now: dict[int, float], limit: float) -> bool:
@@ -94,21 +93,15 @@ def _ranks_differ(before: dict[int, float], now: dict[int, float], limit: float)
     return now[best] - now.get(was_best, 0.0) > limit
 
 
-def _moved(
-    before: NDArray[np.float64],
-    was_sure: NDArray[np.float32],
-    now: NDArray[np.float64],
-    is_sure: NDArray[np.float32],
-    rule: PublishRule,
-) -> bool:
-    """Whether one of the objects of a class is elsewhere, or surer or less sure: each goes with the nearest that is left."""
-    left = np.ones(len(now), np.bool_)
-    for box, confidence in zip(before, was_sure, strict=True):
-        away = np.where(left, np.abs(now - box).max(axis=1), np.inf)
-        nearest = int(away.argmin())
-        left[nearest] = False
-        if away[nearest] > rule.moved or abs(float(is_sure[nearest]) - float(confidence)) > rule.confidence_change:
+def _moved(before: Scene, now: Scene, rule: PublishRule) -> bool:
+    """Whether an object is elsewhere, or surer or less sure: each goes with the nearest of its class that is left, and there is one."""
+    away = np.abs(before.boxes[:, None] - now.boxes[None]).max(axis=2)
+    away[before.class_id[:, None] != now.class_id[None]] = np.inf
+    for distances, was_sure in zip(away, before.confidence.tolist(), strict=True):
+        nearest = int(distances.argmin())
+        if distances[nearest] > rule.moved or abs(float(now.confidence[nearest]) - was_sure) > rule.confidence_change:
             return True
+        away[:, nearest] = np.inf
     return False
 
 

@@ -118,6 +118,11 @@ def test_what_changes_too_soon_is_told_once_it_is_time_if_it_still_holds(pair: l
     assert rule.withholds(after, SIZE, 1.0, THRESHOLD) == (None if changes(before, after) else "unchanged")
 
 
+def test_a_high_threshold_does_not_keep_what_is_sure_from_appearing() -> None:
+    assert differs(scene(seen(), *SIZE), scene(seen((0, 0.98, 10, 10)), *SIZE), RULE, 0.95)
+    assert not differs(scene(seen(), *SIZE), scene(seen((0, 0.96, 10, 10)), *SIZE), RULE, 0.95)
+
+
 @given(st.lists(things, max_size=4))
 def test_a_still_picture_is_told_of_at_the_keep_alive_only(found: list[Thing]) -> None:
     rule = OnChange(RULE)

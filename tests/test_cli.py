@@ -237,7 +237,8 @@ def test_watch_without_a_broker_is_one_line_and_69(edge_agent: CommandLine) -> N
     port = free_port()
     done = edge_agent.run("watch", "--host", "127.0.0.1", "--port", str(port))
     assert (done.returncode, done.stdout) == (69, "")
-    assert done.stderr == f"error: mqtt://127.0.0.1:{port}: Connection refused\n"
+    refused = "Connection refused (nothing listens there: is the broker running, and the port right?)"
+    assert done.stderr == f"error: mqtt://127.0.0.1:{port}: {refused}\n"
 
 
 def test_watch_takes_broker_and_password_of_the_configuration_and_a_wrong_one_is_78(edge_agent: CommandLine) -> None:

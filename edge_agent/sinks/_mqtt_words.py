@@ -40,16 +40,39 @@ _ALERTS = {
     "UNRECOGNIZED_NAME": "it knows no host of the name that we asked for: see [mqtt.tls] server_name",
     "PROTOCOL_VERSION": "it and we have no version of TLS in common: see [mqtt.tls] min_version",
 }
+_AGAIN = "it is tried again"
+_OUR_CONNECT = "it does not understand our CONNECT: its log says why"
 _CONNECT_HINTS = {
+    0x80: "it does not say why: see its log",
+    0x81: _OUR_CONNECT,
+    0x82: _OUR_CONNECT,
+    0x83: "it does not say why: see its log",
     0x85: "the broker does not take our client id: set [mqtt] client_id to one that it knows",
     0x86: "check [mqtt] username and password_file",
     0x87: "check [mqtt] username and password_file, and whether the broker allows this client id or certificate",
-    0x8A: "the broker has banned this client",
+    0x88: _AGAIN,
+    0x89: _AGAIN,
+    0x8A: "the broker has banned this client: see its log",
     0x8C: "the broker wants another way to authenticate than a password or a certificate",
     0x90: "the broker does not allow the topic of our last will, <base>/<device>/status: see [mqtt] base and the broker's ACL",
+    0x95: "our CONNECT is larger than the broker allows: shorten [mqtt] base, client_id or the password",
+    0x97: f"a limit of the broker's for this client or account is reached; {_AGAIN}",
+    0x9A: "the broker retains nothing: from now on nothing is retained",
+    0x9B: "the broker wants a lower QoS: from now on all goes with 0",
     0x9C: "the broker wants us to use another one: change [mqtt] host",
     0x9D: "the broker has moved: change [mqtt] host",
+    0x9F: f"too many connect to it at once; {_AGAIN}",
 }
+
+
+_HINTS = {
+    errno.ENETUNREACH: "this device has no network now",
+    errno.EHOSTUNREACH: "it is switched off, not in this network, or behind a firewall",
+    errno.ECONNREFUSED: "nothing listens there: is the broker running, and the port right?",
+    errno.ENOENT: "no broker listens there: check [mqtt] unix_socket",
+    errno.EACCES: "the socket's owner or mode does not let us in",
+}
+"""By what a system call said."""
 
 
 class NoAnswer(TimeoutError):
@@ -60,7 +83,7 @@ def connection_problem(error: Exception, *, tls: bool) -> str:
     """Why a connection could not be made, and what to do about it."""
     if isinstance(error, socket.gaierror):
         temporary = error.errno == socket.EAI_AGAIN
-        return "the name cannot be resolved" + (" now (the name server does not answer)" if temporary else "")
+        return "the name cannot be resolved" + (" now (the name server does not answer)" if temporary else ": check [mqtt] host")
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {_certificate_problem(error)}"
     if isinstance(error, ssl.SSLError):
@@ -77,9 +100,9 @@ def _plain_problem(error: Exception) -> str:
         return str(error)
     if isinstance(error, TimeoutError):
         return "no answer (wrong address, or a firewall)"
-    if isinstance(error, OSError) and error.errno == errno.ENETUNREACH:
-        return "Network is unreachable (this device has no network now)"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    hint = _HINTS.get(error.errno or 0) if isinstance(error, OSError) else None
+    return said if hint is None else f"{said} ({hint})"
 
 
 def tls_problem(reason: str) -> str:

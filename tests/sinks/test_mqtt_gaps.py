@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import socket
+from pathlib import Path
 
 import pytest
 
@@ -18,12 +21,27 @@ from tests.sinks.mqtt_parts import connected, detections, fails, make_sink
 NO_RETAIN, QOS_0, QOS_1 = bytes([0x25, 0]), bytes([0x24, 0]), bytes([0x24, 1])
 
 
+CONNACKS = [0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90, 0x95, 0x97, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F]
+"""All that MQTT 5 has (3.2.2.2) but 0x99, which is about a will that says what it is made of: ours does not."""
+
+
 def keep_alive(seconds: int) -> bytes:
     return bytes([0x13, 0, seconds])
 
 
 def packet_size(most: int) -> bytes:
     return bytes([0x27]) + most.to_bytes(4, "big")
+
+
+def test_every_refusal_comes_with_what_it_means_for_who_reads_it() -> None:
+    meanings = set()
+    for code in CONNACKS:
+        with scripted(Script(connack=code)) as broker, pytest.raises(SinkUnavailable) as caught:
+            make_sink(broker.port).connect()
+        found = re.search(r"the broker refuses us: (\S.*) \((\S.*)\)$", str(caught.value))
+        assert found is not None, str(caught.value)
+        meanings.add(found[2])
+    assert len(meanings) > len(CONNACKS) / 2
 
 
 @pytest.mark.parametrize(
@@ -146,3 +164,20 @@ def test_a_broker_that_always_hangs_up_on_subscriptions_is_asked_less_and_less()
             sink.inbound._ask_at = None  # time passes
         assert len(broker.connections) == 3 + 1 + 4 * 2
     assert waits == [120, 240, 480, 960, 1920]
+
+
+def test_what_the_system_says_comes_with_what_it_means(tmp_path: Path) -> None:
+    def said(port: int = 1, unix_socket: str | None = None) -> str:
+        with pytest.raises(SinkUnavailable) as caught:
+            make_sink(port, unix_socket=unix_socket).connect()
+        return str(caught.value)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert "Connection refused (nothing listens there: is the broker running, and the port right?)" in said(port)
+    assert "No such file or directory (no broker listens there: check [mqtt] unix_socket)" in said(unix_socket=str(tmp_path / "none"))
+    if os.geteuid() != 0:
+        with socket.socket(socket.AF_UNIX) as closed:
+            closed.bind(str(tmp_path / "closed"))
+            (tmp_path / "closed").chmod(0)
+            assert "Permission denied (the socket's owner or mode does not let us in)" in said(unix_socket=str(tmp_path / "closed"))

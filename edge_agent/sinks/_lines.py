@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from edge_agent.encoding import as_json
 from edge_agent.errors import Rejected
 from edge_agent.events import Kind, Message
+
+
+def envelopes(messages: Sequence[Message], device: str, *, state: bool) -> list[bytes | Rejected | None]:
+    """Of each message; None: it is state, and that is not wanted."""
+    return [envelope(message, device) if state or not message.kind.is_state else None for message in messages]
 
 
 def envelope(message: Message, device: str) -> bytes | Rejected:

@@ -22,7 +22,7 @@ from pathlib import Path
 from edge_agent.config import JsonlSettings
 from edge_agent.errors import Rejected, SinkUnavailable
 from edge_agent.events import Message, timestamp
-from edge_agent.sinks._lines import envelope
+from edge_agent.sinks._lines import envelopes
 from edge_agent.sinks.base import Sink
 
 log = logging.getLogger(__name__)
@@ -99,9 +99,9 @@ class JsonlSink(Sink):
     def write(self, messages: Sequence[Message]) -> Sequence[Rejected | None]:
         if self._file is None:
             raise SinkUnavailable(f"{self.name}: not open")
-        bodies = [envelope(message, self._context.device) for message in messages]
+        bodies = envelopes(messages, self._context.device, state=self._config.state)
         stamp = f'{{"written_at":"{timestamp(self._clock())}",'.encode()
-        lines = [stamp + body[1:] + b"\n" for body in bodies if not isinstance(body, Rejected)]
+        lines = [stamp + body[1:] + b"\n" for body in bodies if isinstance(body, bytes)]
         try:
             self._make_way(sum(map(len, lines)))
             self._append(b"".join(lines))

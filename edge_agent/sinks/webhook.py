@@ -23,7 +23,7 @@ from edge_agent.config import WebhookSettings
 from edge_agent.errors import Rejected, SinkUnavailable
 from edge_agent.events import Message
 from edge_agent.redaction import redact
-from edge_agent.sinks._lines import envelope
+from edge_agent.sinks._lines import envelopes
 from edge_agent.sinks.base import Sink
 
 log = logging.getLogger(__name__)
@@ -99,14 +99,14 @@ class WebhookSink(Sink):
         return connection
 
     def write(self, messages: Sequence[Message]) -> Sequence[Rejected | None]:
-        bodies = [envelope(message, self._context.device) for message in messages]
+        bodies = envelopes(messages, self._context.device, state=self._config.state)
         outcomes: list[Rejected | None] = []
         until = time.monotonic() + _WRITE_WITHIN_S
         while len(outcomes) < len(bodies):
             if time.monotonic() > until:
                 raise self._unavailable("is too slow", outcomes)
             chunk = bodies[len(outcomes) :][: self._size]
-            good = [body for body in chunk if not isinstance(body, Rejected)]
+            good = [body for body in chunk if isinstance(body, bytes)]
             refusal = self._deliver(good, outcomes) if good else None
             if refusal is None:
                 outcomes += [body if isinstance(body, Rejected) else None for body in chunk]

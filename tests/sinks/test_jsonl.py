@@ -68,6 +68,14 @@ def test_a_damaged_payload_is_refused_and_harms_no_other(tmp_path: Path) -> None
     made.close()
 
 
+def test_state_can_be_left_out(tmp_path: Path) -> None:
+    made = sink(tmp_path / "e.jsonl", state=False)
+    assert made.write([STATUS_ONLINE, message(1)]) == [None, None]
+    made.write([STATUS_ONLINE])
+    made.close()
+    assert numbers(tmp_path / "e.jsonl") == [1]
+
+
 def test_by_size_the_oldest_file_goes_and_nothing_else_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
     made = sink(path, max_bytes=4096, files=3)

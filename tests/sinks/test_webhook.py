@@ -128,6 +128,14 @@ def test_a_batch_is_one_request_with_everything_in_order(receiver: Receiver) -> 
     made.close()
 
 
+def test_state_can_be_left_out(receiver: Receiver) -> None:
+    made = sink(receiver.url, state=False)
+    made.connect()
+    assert made.write([STATUS_ONLINE]) == [None]
+    assert made.write([STATUS_ONLINE, *events(1)]) == [None, None]
+    assert [len(body["messages"]) for _, body in receiver.requests] == [1]
+
+
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 def test_any_2xx_is_a_confirmation(receiver: Receiver, status: int) -> None:
     receiver.rule = lambda _: (status, {})

@@ -38,7 +38,8 @@ class WalView:
         step, lost = _FRAME + page, 0
         for start in range(_HEADER + max(0, valid) * step, len(self.data) - _FRAME + 1, step):
             frame = self.data[start : start + _FRAME]
-            if frame[8:16] == salts and frame[4:8] != bytes(4):
+            # one of the two salts is enough: both differ in what is left from before the log began anew
+            if (frame[8:12] == salts[:4] or frame[12:16] == salts[4:]) and frame[4:8] != bytes(4):
                 lost += 1
         return lost
 

@@ -73,6 +73,7 @@ def places(files: dict[str, bytes], most: int | None) -> list[tuple[str, int]]:
     if most is None:
         return every
     headers = [(name, at) for name in files for at in range(0, 120, 3)]
+    headers += [("mqtt.db-wal", len(files["mqtt.db-wal"]) - 4120 + at) for at in range(24)]  # of the log's last frame
     return headers + random.Random(6).sample(every, most)
 
 

@@ -211,7 +211,7 @@ class Link:
 
     def _on_log(self, _client: paho.Client, _user: Any, level: int, text: str) -> None:
         # Until the CONNACK only: paho tells nobody else what TLS said, such as that it wants a client certificate.
-        if level == LogLevel.MQTT_LOG_ERR:
+        if level == LogLevel.MQTT_LOG_ERR and not _SSL_REASON.search(self._socket_error):
             self._socket_error = text
 
     def _on_connect(self, _client: paho.Client, _user: Any, _flags: Any, reason: ReasonCode, properties: Properties | None) -> None:

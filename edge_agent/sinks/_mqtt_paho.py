@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -18,6 +20,8 @@ _UNSPECIFIED = 0x80
 class BoundedClient(paho.Client):
     """Keeps at most the beginning of a packet, however long anybody makes it."""
 
+    _reading = False
+
     @property
     def received_bytes(self) -> int:
         """How long the packet that is being handled was; of more than INBOUND_LARGEST only the beginning is there."""
@@ -29,11 +33,33 @@ class BoundedClient(paho.Client):
         return super()._sock_recv(min(bufsize, _CHUNK))
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
-        """As paho's, whose WebSocket says 0 when it kept the rest and wants the same again; paho would forget the packet."""
-        sent = super()._sock_send(buf)
+        """As paho's, whose WebSocket says 0 when it kept the rest and wants the same again; paho would forget the packet.
+
+        And where the broker has hung up, what it said last is still there to be read: acknowledgements, and why. paho would
+        close the socket, and leave that unread.
+        """
+        try:
+            sent = super()._sock_send(buf)
+        except BlockingIOError:
+            raise
+        except OSError:
+            self._read_what_is_left()
+            raise
         if sent == 0 and buf:
             raise BlockingIOError
         return sent
+
+    def _read_what_is_left(self) -> None:
+        with contextlib.suppress(Exception):  # it may be nonsense, and the connection is lost anyway
+            while not self._reading and self._sock is not None and self._packet_read() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                pass
+
+    def _packet_read(self) -> MQTTErrorCode:
+        self._reading = True  # what is read may make paho write, and that must not read in its turn
+        try:
+            return super()._packet_read()
+        finally:
+            self._reading = False
 
     def _packet_handle(self) -> MQTTErrorCode:
         del self._in_packet["packet"][INBOUND_LARGEST:]

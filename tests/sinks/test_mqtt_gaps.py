@@ -181,3 +181,27 @@ def test_what_the_system_says_comes_with_what_it_means(tmp_path: Path) -> None:
             closed.bind(str(tmp_path / "closed"))
             (tmp_path / "closed").chmod(0)
             assert "Permission denied (the socket's owner or mode does not let us in)" in said(unix_socket=str(tmp_path / "closed"))
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_why_the_broker_hung_up_is_read_also_where_it_is_noticed_in_writing(protocol: str) -> None:
+    """Else a refusal would look like a bad network, and nothing be learnt from it."""
+    with (
+        scripted(Script(v5=protocol == "5", puback=lambda _: None)) as broker,
+        connected(make_sink(broker.port, protocol=protocol)) as sink,
+    ):
+        link, (connection,) = sink._link, broker.connections
+        assert link is not None
+        mid = link.publish("edge/dev/x", b"", 1, False)
+        wait_until(lambda: connection.published)
+        connection.send(bytes([0x40, 2, *mid.to_bytes(2, "big")]))
+        if protocol == "5":
+            connection.disconnect(0x97)
+        connection.hang_up()
+        wait_until(connection.ended.is_set)
+        for _ in range(100):
+            link.publish("edge/dev/x", b"x" * 1000, 1, False)
+        assert link.lost is not None
+        assert mid in link.acks
+        assert link.code == (0x97 if protocol == "5" else None)
+        assert link.hung_up

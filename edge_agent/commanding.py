@@ -54,7 +54,9 @@ def commands_for(config: AgentConfig, state: Path, parts: Parts) -> Commands:
         return ReloadResult(changes.applied, changes.needs_restart)
 
     settings = config.settings
-    of_model = ReloadContext(parts.pipeline, controls, parts.models, lambda name: partial(parts.model_sizes.get, name), published)
+    of_model = ReloadContext(
+        parts.pipeline, controls, parts.models, lambda name: partial(parts.model_sizes.get, name), published, parts.publish
+    )
     reloader = Reloader(config, of_model)
     context = CommandsContext(parts.device, f"{settings.mqtt.base}/{parts.device}", parts.publish, parts.health.report, reload)
     commands = Commands(context, controls, settings.commands.allow, snapshots=settings.publish.snapshots)

@@ -18,6 +18,7 @@ from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.controls import Controls
 from edge_agent.errors import ConfigError
+from edge_agent.events import Kind, Message
 from edge_agent.models._loading import all_thresholds
 from edge_agent.models.base import Thresholds
 from edge_agent.pipeline import Pipeline
@@ -54,6 +55,7 @@ class ReloadContext:
     """The input of a model, by its name in [models]."""
     published: Callable[[AgentConfig], None]
     """Go by other ``[commands]`` and ``[publish] snapshots``."""
+    publish: Callable[[Message], None] = lambda _: None
 
 
 @dataclass
@@ -181,6 +183,7 @@ class Reloader:
             "camera is no more camera=%s captured=%d served=%d skipped=%s dropped=%s",
             capture.camera.id, counts.captured, counts.served, merged(counts.skipped), merged(counts.dropped),
         )  # fmt: skip
+        self._context.publish(Message(Kind.CAMERA_STATUS, capture.camera.id, b""))  # after its last word: nothing of it stays retained
         changes.applied.append(f"cameras.{capture.camera.id}: is no more")
 
     def _camera(self, before: CameraConfig, after: CameraConfig, new: AgentConfig, changes: Changes) -> CameraConfig:

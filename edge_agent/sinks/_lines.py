@@ -19,7 +19,9 @@ def envelopes(messages: Sequence[Message], device: str, *, state: bool) -> list[
 def envelope(message: Message, device: str) -> bytes | Rejected:
     """``{"kind":...,"device":...,"camera":...,"payload":...}`` on one line, or why there can be none (its payload is damaged)."""
     payload = message.payload
-    if message.kind is Kind.STATUS:
+    if not payload:  # a state that is cleared, as its camera is no more
+        content = b"null"
+    elif message.kind is Kind.STATUS:
         content = msgspec.json.encode(payload.decode())
     else:
         try:

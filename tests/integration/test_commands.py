@@ -210,7 +210,7 @@ def test_cameras_come_and_go_with_a_reload(daemon: Daemon) -> None:
     file.write_text(file.read_text().replace('id = "yard"', 'id = "door"'))
     answer = daemon.ask("reload")
     assert answer["result"] == {"applied": ["cameras.door: is new", "cameras.yard: is no more"], "needs_restart": []}
-    wait_until(lambda: daemon.state("yard") == "stopped" and daemon.served("door") > 3)
+    wait_until(lambda: daemon.heard.on("camera/yard/status")[-1].payload == b"" and daemon.served("door") > 3)
     wait_until(lambda: set(daemon.health()["cameras"]) == {"front", "door"})
     served = daemon.served("front")
     wait_until(lambda: daemon.served("front") > served)
@@ -218,7 +218,9 @@ def test_cameras_come_and_go_with_a_reload(daemon: Daemon) -> None:
     assert daemon.ask("report")["result"]["health"]["verdict"] == "ok"
     daemon.send('{"id": "y", "name": "mute"}', "edge/dev/camera/yard/command")
     wait_until(lambda: daemon.answer("y"))
-    assert daemon.state("yard") == "stopped"
+    with subscribed(daemon.port, "edge/dev/camera/#") as late:
+        wait_until(lambda: daemon.served("front") > served + 5)
+        assert not late.on("camera/yard/status"), "nothing of it is retained"
     daemon.stop()
 
 

@@ -22,11 +22,12 @@ from edge_agent.commands import Commands, CommandsContext
 from edge_agent.config import AgentConfig, CameraConfig, GovernorSettings
 from edge_agent.controls import Controls
 from edge_agent.cooling import Cooling
-from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
+from edge_agent.errors import EdgeAgentError, ExitCode, MemoryExceeded, SourceBroken
 from edge_agent.events import STATUS_ONLINE, ModelInfo
 from edge_agent.governor import Policy
 from edge_agent.health import Health, HealthContext, summary
 from edge_agent.libraries import ensure_libraries
+from edge_agent.memory_ceiling import MemoryCeiling
 from edge_agent.models import _loading as model_loading
 from edge_agent.models._guard import load_guarded
 from edge_agent.models._loading import LoadedModel
@@ -35,11 +36,15 @@ from edge_agent.notify import Notifier
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, check_files, device_id, of_its_table, patient_source, placed, state_for
 from edge_agent.publisher import Publisher
+from edge_agent.readers.base import ReaderContext
 from edge_agent.reloading import ReloadContext, Reloader
 from edge_agent.requests import Request
 from edge_agent.scheduler import Scheduler
 from edge_agent.sinks.base import Sink
 from edge_agent.state import State
+from edge_agent.status_report import answer
+from edge_agent.status_socket import StatusSocket, socket_path
+from edge_agent.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -147,8 +152,11 @@ class Agent:
             capture.start()
         self._notifier.ready("started")
         health.start()
+        status = StatusSocket(socket_path(state.directory), lambda: answer(health.report(), self._config.path))
+        status.start()
         self._on_started()
         self._wait(pipeline)
+        status.stop()
         return self._shut_down(pipeline, publisher, health)
 
     def _load(self) -> list[LoadedCrew]:
@@ -195,7 +203,8 @@ class Agent:
         accelerators = " + ".join(dict.fromkeys(each.model.identity.accelerator for each in loaded))
         health_context = HealthContext(self.device, stream, tuple(crew.model for crew in crews), accelerators, settings.health.interval_s)
         cooling = _cooling(settings.governor, crews, pipeline)
-        self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier, cooling)
+        vitals = Vitals(ReaderContext(state_dir=state.directory), ceiling=MemoryCeiling(settings.health.max_rss_mb))
+        self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier, cooling, vitals)
         return pipeline, publisher, self._health
 
     def _sink(self) -> Sink:
@@ -243,7 +252,7 @@ class Agent:
             self._stopping.wait(0.05)
 
     def _shut_down(self, pipeline: Pipeline, publisher: Publisher, health: Health) -> ExitCode:
-        asked = self._stopping.is_set()
+        asked = self._stopping.is_set() or isinstance(pipeline.failure, MemoryExceeded)
         if self._commands is not None:
             self._commands.stop(COMMANDS_S)
         for capture in self.captures:
@@ -270,7 +279,7 @@ class Agent:
     def _outcome(self, pipeline: Pipeline, *, lanes_ended: bool) -> ExitCode:
         if pipeline.failure is not None:
             log.error("stopped by a failure reason=%s", pipeline.failure, exc_info=not isinstance(pipeline.failure, EdgeAgentError))
-            return ExitCode.FAILURE
+            return pipeline.failure.exit_code if isinstance(pipeline.failure, MemoryExceeded) else ExitCode.FAILURE
         if not lanes_ended:
             log.warning("an inference was still running and was left behind")
         broken = [c for c in self.captures if isinstance(c.status.error, SourceBroken)]

@@ -15,6 +15,8 @@ import click
 from edge_agent import __version__
 from edge_agent.cli_bench import finite, picture_file
 from edge_agent.cli_model import model_group
+from edge_agent.cli_status import logs as logs_command
+from edge_agent.cli_status import status as status_command
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ Exit codes:
   2   the command line was wrong
   65  no source could be read as video
   69  what was to be reached (broker, camera) did not answer
+  71  more memory was used than may be (systemd restarts)
   75  another agent uses the same state directory
   78  the configuration, or a file that it names, is wrong (systemd does not restart)
 """
@@ -239,6 +242,8 @@ def devices(controls: bool, as_json: bool) -> None:
         click.echo(line)
 
 
+main.add_command(status_command)
+main.add_command(logs_command)
 main.add_command(model_group)
 
 

@@ -294,11 +294,14 @@ def schema(name: str | None) -> None:
 
 
 @main.command()
-def example() -> None:
+@click.option("--short", is_flag=True, help="Only what one needs to begin with, with the cameras that are plugged in.")
+@click.option("--username", metavar="NAME", help="With --short: user name at the broker.")
+def example(short: bool, username: str | None) -> None:
     """Print an agent.toml with every key, its default and what it means."""
-    from edge_agent.example import generate
+    from edge_agent import example as full
+    from edge_agent import first_config
 
-    click.echo(generate(), nl=False)
+    click.echo(first_config.generate(username=username) if short else full.generate(), nl=False)
 
 
 @main.command()

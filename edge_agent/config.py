@@ -262,6 +262,9 @@ class HealthSettings(Table):
 
     interval_s: Seconds = 10
     """Seconds between heartbeats on <base>/<device>/health."""
+    max_rss_mb: Annotated[float | None, BeforeValidator(not_bool), Field(ge=64, le=1e6, examples=[600])] = None
+    """Leave cleanly, to be restarted, when more memory is used (MB). Default: just below the cgroup's limit (MemoryMax=, MemoryHigh=
+    of the systemd unit), else 80 % of the machine's memory."""
 
 
 class GovernorSettings(Table):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import logging
 import os
 import secrets
@@ -25,6 +27,7 @@ from edge_agent.cooling import Cooling
 from edge_agent.errors import EdgeAgentError, ExitCode, MemoryExceeded, SourceBroken
 from edge_agent.events import STATUS_ONLINE, ModelInfo
 from edge_agent.governor import Policy
+from edge_agent.hangup import Hangup
 from edge_agent.health import Health, HealthContext, summary
 from edge_agent.libraries import ensure_libraries
 from edge_agent.memory_ceiling import MemoryCeiling
@@ -33,6 +36,7 @@ from edge_agent.models._guard import load_guarded
 from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
+from edge_agent.patience import Patience
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, check_files, device_id, of_its_table, patient_source, placed, state_for
 from edge_agent.publisher import Publisher
@@ -120,17 +124,28 @@ class Agent:
         self._model_sizes: dict[str | None, tuple[int, int]] = {}
         """Known once models are loaded, which is after the sources are made and before they are opened."""
         self._commands: Commands | None = None
+        self._patience = Patience(self._notifier)
+        self._hangup: Hangup | None = None
+        self._hung_up = threading.Event()
+        """Asked to read the configuration again before there was anything to change."""
         self.device = ""
 
     def stop(self) -> None:
         """Ask ``run`` to return soon."""
         self._stopping.set()
 
+    def hang_up(self) -> None:
+        """Read the configuration again; while still starting, once that is done."""
+        self._hung_up.set()
+        if self._hangup is not None and not self._stopping.is_set():
+            self._hung_up.clear()
+            self._hangup.handle()
+
     def run(self) -> ExitCode:
         """Run until stopped, or until every source has ended. Raises EdgeAgentError for what prevents the start."""
         ensure_libraries()
         check_files(self._config, starting=True, load_model=False)
-        with placed(self._config):
+        with placed(self._config), contextlib.closing(self._patience):
             crews = self._load()
         if self._stopping.is_set():
             return ExitCode.OK
@@ -152,6 +167,8 @@ class Agent:
             capture.start()
         self._notifier.ready("started")
         health.start()
+        if self._hung_up.is_set():
+            self.hang_up()
         status = StatusSocket(socket_path(state.directory), lambda: answer(health.report(), self._config.path))
         status.start()
         self._on_started()
@@ -182,8 +199,7 @@ class Agent:
 
     def _takes_long(self, what: str, seconds: float) -> None:
         """Before READY: the service manager is to wait, and whoever asks it is to know for what."""
-        self._notifier.extend_timeout(seconds)
-        self._notifier.status(what)
+        self._patience.announce(what, seconds)
 
     def _capture(self, camera: CameraConfig, model_size: Callable[[], tuple[int, int] | None]) -> Capture:
         source = patient_source(self._config, camera, model_size)
@@ -225,8 +241,11 @@ class Agent:
         def published(config: AgentConfig) -> None:
             commands.allow, commands.snapshots.allowed = config.settings.commands.allow, config.settings.publish.snapshots
 
+        one_at_a_time = threading.Lock()
+
         def reload() -> ReloadResult:
-            changes = reloader.reload()
+            with one_at_a_time:
+                changes = reloader.reload()
             return ReloadResult(changes.applied, changes.needs_restart)
 
         models = {each.view.model_name: each.usual for each in loaded}
@@ -235,6 +254,7 @@ class Agent:
         context = CommandsContext(self.device, f"{settings.mqtt.base}/{self.device}", publisher.publish, health.report, reload)
         commands = self._commands = Commands(context, controls, settings.commands.allow, snapshots=settings.publish.snapshots)
         commands.start()
+        self._hangup = Hangup(reload, self._notifier, partial(health.note, "configuration"))
 
     def _camera_changed(self, capture: Capture) -> None:
         if self._health is not None:
@@ -289,12 +309,15 @@ class Agent:
 def run(
     config: AgentConfig, *, seconds: float | None = None, notifier: Notifier | None = None, on_started: Callable[[], None] = lambda: None
 ) -> ExitCode:
-    """Run an agent in this process: SIGTERM and SIGINT drain and leave, a second one leaves at once.
+    """Run an agent in this process: SIGTERM and SIGINT drain and leave, a second one leaves at once; SIGHUP reads agent.toml again.
+
+    Where the process is ended by a signal that says that something is wrong (the watchdog's SIGABRT, SIGSEGV), the stacks of all
+    threads go to stderr first.
 
     The main thread does nothing but wait for signals, so that nothing (a model being loaded, a camera that hangs)
     keeps it from answering them. Call from the main thread.
     """
-    caught = {signal.SIGTERM, signal.SIGINT}
+    caught = {signal.SIGTERM, signal.SIGINT, *_reloads()}
     strays: list[int] = []
     outcome: list[ExitCode | BaseException] = []
     agent = Agent(config, notifier, on_started)
@@ -307,6 +330,8 @@ def run(
 
     # Threads that libraries began when they were imported (OpenBLAS's) block no signal. One that comes while the main thread is
     # between two waits goes to them, and the handler of before would end the process without stopping anything.
+    if sys.stderr is not None:
+        faulthandler.enable()
     handlers = {number: signal.signal(number, lambda received, _frame: strays.append(received)) for number in caught}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
     try:
@@ -325,6 +350,12 @@ def run(
     return outcome[0]
 
 
+def _reloads() -> set[signal.Signals]:
+    """SIGHUP, where a service manager sends it: on a terminal it means that the terminal is gone, and under nohup nothing."""
+    on_terminal = sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+    return set() if on_terminal or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else {signal.SIGHUP}
+
+
 def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Signals], strays: list[int], seconds: float | None) -> None:
     """``strays`` are the signals that another thread received."""
     until = None if seconds is None else time.monotonic() + seconds
@@ -333,6 +364,9 @@ def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Sig
         waited = signal.sigtimedwait(caught, 0.1)
         received = waited.si_signo if waited is not None else strays.pop(0) if strays else None
         now = time.monotonic()
+        if received == signal.SIGHUP:
+            agent.hang_up()
+            continue
         timed_out = until is not None and now >= until
         if received is not None or timed_out:
             until = None

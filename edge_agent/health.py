@@ -74,8 +74,7 @@ class Health:
         self._vitals = vitals or Vitals(ReaderContext())
         self._stages = Stages([_delivery_stage(publisher)])
         self._status_line = StatusLine(notifier)
-        self.notes: dict[str, str] = {}
-        """What degrades the agent and is none of its parts, such as a configuration that was refused. Set from any thread."""
+        self._notes: dict[str, str] = {}
         self._progress: tuple[list[int], float] = ([], self._started)
         self._petted = 0.0
         self._wake = threading.Event()
@@ -103,6 +102,12 @@ class Health:
         for capture in self._captures:
             self._publisher.publish(encode(camera_status(self._context.device, capture, now, stopped=not capture.ended)))
         self._publisher.publish(encode(self.heartbeat(now, stopped=True)))
+
+    def note(self, about: str, text: str | None) -> None:
+        """Something that degrades the agent and is none of its parts, such as a configuration that was refused; None: no more."""
+        notes = {**self._notes, about: text or ""}
+        self._notes = {key: value for key, value in notes.items() if value}
+        self.beat_soon()
 
     def beat_soon(self) -> None:
         """Something changed that the next heartbeat should not keep waiting for, such as the way to the broker."""
@@ -162,7 +167,7 @@ class Health:
         fps = sum(flow.served_rate.rate(now) for flow in self._pipeline.flows.values())
         broker = "connected" if self._publisher.connected else f"away ({self._publisher.error or 'connecting'})"
         errors = [f"{c.camera.id}: {c.status.error}" for c in self._captures if c.status.error]
-        problems = (*self.notes.values(), *errors, *self._cooling.reasons(now), *self._vitals.reasons())
+        problems = (*self._notes.values(), *errors, *self._cooling.reasons(now), *self._vitals.reasons())
         return ServiceStatus(online, len(self._captures), fps, broker, problems)
 
     def beat(self, now: float) -> None:
@@ -221,7 +226,7 @@ class Health:
         reasons = halted + [f"camera {c.camera.id}: {c.status.error or c.status.state.value}" for c in bad]
         if not self._publisher.connected:
             reasons.append(f"broker: {self._publisher.error or 'connecting'}")
-        reasons += [*self.notes.values(), *self._cooling.reasons(now), *self._vitals.reasons()]
+        reasons += [*self._notes.values(), *self._cooling.reasons(now), *self._vitals.reasons()]
         reasons += [f"camera {name}: every frame is older than its staleness_ms when the model is free" for name in self._all_stale(now)]
         if halted or (bad and len(bad) == len(self._captures)):
             return "failing", reasons

@@ -6,6 +6,8 @@ source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/_setup.sh"
 readonly EX_NOPERM=77 EX_CONFIG=78 EX_TEMPFAIL=75
 unit=edge-agent.service
 account=edge-agent
+broker_conf=/etc/mosquitto/conf.d/edge-agent.conf broker_passwords=/etc/mosquitto/edge-agent.passwd
+broker_mark='Written by scripts/install of edge-agent.'
 
 # places MODE: where everything lies, for the whole machine (system) or for one user (user)
 places() {

@@ -1,15 +1,15 @@
 # shellcheck shell=bash disable=SC2154 # variables of _appliance.sh and of install
 # A broker on this machine: mosquitto, for programs of this machine, with a password made on the spot. Read by scripts/install.
 
-readonly BROKER_CONF=/etc/mosquitto/conf.d/edge-agent.conf BROKER_PASSWORDS=/etc/mosquitto/edge-agent.passwd BROKER_USER=edge-agent
+readonly broker_user=edge-agent
 
 port_taken() { (exec 3<>/dev/tcp/127.0.0.1/1883) 2>/dev/null; }
 
 # look_at_broker: says what is in the way, before anything is changed
 look_at_broker() {
   local others
-  if recorded "$BROKER_CONF"; then return; fi
-  ! exists "$BROKER_CONF" || die "$BROKER_CONF is there and is not of this installation; move it away, or leave out --with-broker" "$EX_CONFIG"
+  if grep -qsF "$broker_mark" "$broker_conf"; then return; fi
+  ! exists "$broker_conf" || die "$broker_conf is there and is not of this installation; move it away, or leave out --with-broker" "$EX_CONFIG"
   others=$(grep -lsE '^[[:space:]]*(listener|port|bind_address)' /etc/mosquitto/mosquitto.conf /etc/mosquitto/conf.d/*.conf || true)
   [ -z "$others" ] || die "a broker is set up here already (${others//$'\n'/, }); leave out --with-broker, and write its user and password into $etc" "$EX_CONFIG"
   if port_taken && ! systemctl -q is-active mosquitto 2>/dev/null; then
@@ -26,21 +26,19 @@ make_password() {
 
 set_up_broker() {
   make_password
-  record "$BROKER_PASSWORDS"
-  record "$BROKER_CONF"
   # mosquitto_passwd takes the password from its arguments, which others could read, or from a file that it turns into hashes.
-  (umask 077 && printf '%s:%s\n' "$BROKER_USER" "$(<"$etc/mqtt_password")" >"$BROKER_PASSWORDS.new")
-  mosquitto_passwd -U "$BROKER_PASSWORDS.new"
-  chown root:mosquitto "$BROKER_PASSWORDS.new" 2>/dev/null || true
-  chmod 640 "$BROKER_PASSWORDS.new"
-  mv -f -- "$BROKER_PASSWORDS.new" "$BROKER_PASSWORDS"
-  cat >"$BROKER_CONF.new" <<CONF
-# Written by scripts/install of edge-agent. For other machines, too: take out "127.0.0.1" (and use TLS: docs/appliance.md).
+  (umask 077 && printf '%s:%s\n' "$broker_user" "$(<"$etc/mqtt_password")" >"$broker_passwords.new")
+  mosquitto_passwd -U "$broker_passwords.new"
+  chown root:mosquitto "$broker_passwords.new" 2>/dev/null || true
+  chmod 640 "$broker_passwords.new"
+  mv -f -- "$broker_passwords.new" "$broker_passwords"
+  cat >"$broker_conf.new" <<CONF
+# $broker_mark For other machines, too: take out "127.0.0.1" (and use TLS: docs/appliance.md).
 listener 1883 127.0.0.1
 allow_anonymous false
-password_file $BROKER_PASSWORDS
+password_file $broker_passwords
 CONF
-  mv -f -- "$BROKER_CONF.new" "$BROKER_CONF"
+  mv -f -- "$broker_conf.new" "$broker_conf"
   if [ -d /run/systemd/system ]; then
     systemctl -q enable mosquitto
     systemctl restart mosquitto || die "mosquitto does not start: journalctl -u mosquitto"

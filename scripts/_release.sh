@@ -91,11 +91,7 @@ mend_offline_opencv() {
   pip_install "$@" --force-reinstall --no-deps "opencv-python-headless==$version" && "$release/bin/python" -c 'import cv2'
 }
 
-# drop_release: what was not finished goes, and folders that are empty with it
-drop_release() {
-  rm -rf -- "$release" "$prefix/.tmp" "$prefix/.build"
-  rmdir --ignore-fail-on-non-empty -- "$releases" 2>/dev/null || true
-}
+drop_release() { rm -rf -- "$release"; }
 
 # prune_releases: the one that runs and the one before stay
 prune_releases() {

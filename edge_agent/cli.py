@@ -14,6 +14,7 @@ import click
 
 from edge_agent import __version__
 from edge_agent.cli_bench import finite, picture_file
+from edge_agent.cli_doctor import doctor
 from edge_agent.cli_model import model_group
 from edge_agent.cli_status import logs as logs_command
 from edge_agent.cli_status import status as status_command
@@ -108,6 +109,7 @@ def run(config_file: Path | None, seconds: float | None) -> None:
     config = _accepted(config_file)
     logs.setup(config.settings.log.level, config.settings.log.format)
     _log_origin(config)
+    _warn_of_loose_secrets(config)
     _finish(lambda: app.run(config, seconds=seconds, notifier=Notifier()))
 
 
@@ -126,6 +128,7 @@ def check(config_file: Path | None, probe: bool) -> None:
     config = _accepted(config_file)
     preflight.check_files(config, load_model=not probe)
     click.echo(f"{config.path}: valid, {len(config.cameras)} camera(s)")
+    _tell_of_origins(config)
     _tell_of_commands(config)
     if not probe:
         return
@@ -137,6 +140,26 @@ def check(config_file: Path | None, probe: bool) -> None:
         worst = max(worst, result.exit_code)
         click.echo(f"{click.style('ok    ', fg='green') if result.ok else click.style('failed', fg='red')} {result.what}: {result.text}")
     _leave(worst)
+
+
+def _tell_of_origins(config: AgentConfig) -> None:
+    """Secrets without their content, and what the environment sets: what somebody who looks at the file alone would not find."""
+    from edge_agent import origins
+
+    for origin in origins.origins(config):
+        click.echo(str(origin))
+        if origin.warning:
+            click.echo(f"{click.style('warning:', fg='yellow')} {origin.key}: {origin.warning}", err=True)
+
+
+def _warn_of_loose_secrets(config: AgentConfig) -> None:
+    import logging
+
+    from edge_agent import origins
+
+    for origin in origins.origins(config):
+        if origin.warning:
+            logging.getLogger("edge_agent.cli").warning("secret is not kept: %s: %s", origin.key, origin.warning)
 
 
 def _tell_of_commands(config: AgentConfig) -> None:
@@ -244,6 +267,7 @@ def devices(controls: bool, as_json: bool) -> None:
 
 main.add_command(status_command)
 main.add_command(logs_command)
+main.add_command(doctor)
 main.add_command(model_group)
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StrictInt
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from edge_agent import credential_paths
 from edge_agent.errors import ConfigError
 
 ENV_PREFIX = "EDGE_AGENT_"
@@ -238,7 +239,7 @@ class MqttSettings(Table):
     password: Annotated[SecretStr | None, Field(examples=["..."])] = None
     """Better kept out of this file: see password_file."""
     password_file: Annotated[str | None, Field(examples=["mqtt_password"])] = None
-    """File whose first line is the password. Else the credential "mqtt_password" of systemd's LoadCredential= is used."""
+    """File whose first line is the password, or "credential:NAME". Default: systemd's credential "mqtt_password", if it is given one."""
     tls: TlsSettings | None = None
     """Set (an empty table will do) to speak TLS."""
     websocket: WebSocketSettings | None = None
@@ -477,10 +478,10 @@ class AgentConfig:
         return self.path.parent if self.path else Path.cwd()
 
     def resolve(self, path: str) -> Path:
-        """``path`` of the configuration as an absolute path; ``~`` is expanded. Raises ConfigError for what can be no path."""
+        """``path`` of the configuration as an absolute path; ``~`` and ``credential:`` are expanded. Raises ConfigError if it is none."""
         if "\0" in path:
             raise ConfigError(f"{path!r} is no path: it holds a NUL")
         try:
-            return (self.base_dir / Path(path).expanduser()).absolute()
+            return (self.base_dir / Path(credential_paths.expanded(path)).expanduser()).absolute()
         except RuntimeError:
             raise ConfigError(f"{path!r}: the home directory that '~' stands for cannot be found; write the path out") from None

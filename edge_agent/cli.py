@@ -31,7 +31,7 @@ Exit codes:
   65  no source could be read as video
   69  what was to be reached (broker, camera) did not answer
   71  more memory was used than may be (systemd restarts)
-  75  another agent uses the same state directory
+  75  another agent uses the same state directory, or its disk is full (systemd tries again)
   78  the configuration, or a file that it names, is wrong (systemd does not restart)
 """
 

@@ -3,6 +3,7 @@
 EdgeAgentError
 ├── ConfigError          the user's settings or files are wrong      exit 78, systemd does not restart
 ├── StateError           the state directory cannot be used          exit 78
+│   ├── StateFull        its disk is full                            exit 75, systemd tries again
 │   └── AlreadyRunning   another agent holds this state directory    exit 75, systemd tries again
 ├── SourceError
 │   ├── SourceUnavailable  camera absent, busy, silent, lost         back off and retry, for ever
@@ -79,6 +80,12 @@ class StateError(EdgeAgentError):
     """The state directory cannot be created, written or read."""
 
     exit_code = ExitCode.CONFIG
+
+
+class StateFull(StateError):
+    """The disk of the state directory is full: it will be less so, and then all is well again."""
+
+    exit_code = ExitCode.TEMPFAIL
 
 
 class AlreadyRunning(StateError):

@@ -74,4 +74,5 @@ systemd_runs() {
   fi
 }
 
+previous_release() { readlink -- "$prefix/previous" 2>/dev/null | sed 's,.*/,,' || true; }
 current_release() { readlink -- "$prefix/current" 2>/dev/null | sed 's,.*/,,' || true; }

@@ -6,13 +6,11 @@ readonly NEEDED_MB=900
 # Never built here: it would take an hour, or end in an error that nobody can read.
 readonly compiled=numpy,opencv-python,opencv-python-headless,av,onnxruntime,ai-edge-litert,pydantic-core,protobuf,ml-dtypes
 
-# find_wheel: sets wheel, from --wheel, from the folder of --offline, or built from this checkout
+# find_wheel: sets wheel, from --wheel or from the folder of --offline; without both it is built later
 find_wheel() {
-  if [ -z "$wheel" ] && [ -n "$offline" ]; then
-    wheel=$(find "$offline" -maxdepth 1 -name 'edge_agent-*-py3-none-any.whl' | sort -V | tail -n 1)
-    [ -n "$wheel" ] || die "$offline holds no edge_agent-*.whl; make the folder on a machine like this one, with a network: python3 -m pip wheel -w FOLDER $root" "$EX_CONFIG"
-  fi
-  [ -n "$wheel" ] || wheel=$(built_wheel)
+  [ -z "$wheel" ] && [ -n "$offline" ] || return 0
+  wheel=$(find "$offline" -maxdepth 1 -name 'edge_agent-*-py3-none-any.whl' | sort -V | tail -n 1)
+  [ -n "$wheel" ] || die "$offline holds no edge_agent-*.whl; make the folder on a machine like this one, with a network: python3 -m pip wheel -w FOLDER $root" "$EX_CONFIG"
 }
 
 # built_wheel: prints the path of a wheel made from the checkout
@@ -93,10 +91,16 @@ mend_offline_opencv() {
 
 drop_release() { rm -rf -- "$release"; }
 
+# drop_unused: a release that did not come to be used goes
+drop_unused() {
+  [ -n "${release:-}" ] && [[ " $(current_release) $(previous_release) " != *" ${release##*/} "* ]] && drop_release
+  return 0
+}
+
 # prune_releases: the one that runs and the one before stay
 prune_releases() {
   local each kept
-  kept=" $(current_release) $(basename -- "$(readlink -- "$prefix/previous" 2>/dev/null || echo none)") "
+  kept=" $(current_release) $(previous_release) "
   for each in "$releases"/*; do
     [[ $kept = *" ${each##*/} "* ]] || rm -rf -- "$each"
   done

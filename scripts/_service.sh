@@ -1,34 +1,35 @@
 # shellcheck shell=bash disable=SC2154 # variables of _appliance.sh and of install
 # Making a release the one that runs, seeing whether it does well, and going back. Read by scripts/install.
 
-readonly UP_S=${EDGE_AGENT_UP_S:-10} WELL_WITHIN_S=${EDGE_AGENT_WELL_WITHIN_S:-120}
+# How long a new version must run without a restart, and how long it may take to do as well as the one before.
+readonly UP_S=${INSTALL_UP_S:-10} WELL_WITHIN_S=${INSTALL_WELL_WITHIN_S:-120}
 
 ctl() { "${control[@]}" "$@"; }
 
-# outside_paths RELEASE: prints what of a release lies outside $prefix, as "SOURCE TARGET", for this machine
+# outside_paths RELEASE: prints what of a release lies outside $prefix, for this machine: source, tabulator, target
 outside_paths() {
   local from=$1/share/edge-agent/systemd drop=$units/$unit.d
+  pair() { printf '%s\t%s\n' "$from/$1" "$2"; }
   if [ "$mode" = user ]; then
-    echo "$from/user/$unit $units/$unit"
+    pair "user/$unit" "$units/$unit"
     return
   fi
-  echo "$from/$unit $units/$unit"
-  echo "$from/edge-agent.sysusers.conf /etc/sysusers.d/edge-agent.conf"
+  pair "$unit" "$units/$unit"
+  pair edge-agent.sysusers.conf /etc/sysusers.d/edge-agent.conf
   if [ "$(systemd_version || true)" -ge 254 ] 2>/dev/null; then
-    echo "$from/drop-ins/05-backoff.conf $drop/05-backoff.conf"
+    pair drop-ins/05-backoff.conf "$drop/05-backoff.conf"
   else
-    echo "$from/drop-ins/05-backoff-before-254.conf $drop/05-backoff.conf"
+    pair drop-ins/05-backoff-before-254.conf "$drop/05-backoff.conf"
   fi
-  [ "$(platform)" = generic ] || echo "$from/drop-ins/10-$(platform).conf $drop/10-$(platform).conf"
-  has_coral && echo "$from/drop-ins/10-coral.conf $drop/10-coral.conf"
-  ! [ -e "$etc/mqtt_password" ] || echo "$from/drop-ins/20-network-credentials.conf $drop/20-network-credentials.conf"
-  return 0
+  [ "$(platform)" = generic ] || pair "drop-ins/10-$(platform).conf" "$drop/10-$(platform).conf"
+  ! has_coral || pair drop-ins/10-coral.conf "$drop/10-coral.conf"
+  ! [ -e "$etc/mqtt_password" ] || pair drop-ins/20-network-credentials.conf "$drop/20-network-credentials.conf"
 }
 
 # write_units RELEASE: the units of a release; those of ours that it does not have go
 write_units() {
   local source target each wanted=
-  while read -r source target; do
+  while IFS=$'\t' read -r source target; do
     [ -f "$source" ] || continue
     put "$source" "$target"
     wanted+=$target$'\n'
@@ -75,6 +76,7 @@ undo() {
   trap - EXIT INT TERM HUP
   set +e
   go_back
+  drop_unused
   [ $code -ne 0 ] || code=1
   exit $code
 }

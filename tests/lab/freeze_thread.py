@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -45,4 +44,8 @@ if __name__ == "__main__":
     thread = int(sys.argv[2]) if len(sys.argv) > 2 else busiest(process)
     freeze(thread)
     print("frozen", thread, flush=True)
-    signal.pause()
+    # Its end is told to us; until we have heard it, nobody else hears that the process has ended.
+    while True:
+        _, status = os.waitpid(thread, WALL)
+        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+            break

@@ -18,7 +18,7 @@ CHANGES = {
     "mute": {APP: ('        self._notifier.ready("started")\n', "")},
     "blind": {APP: ("            capture.start()\n", "            pass\n")},
     "import": {"edge_agent/cli.py": ("import click\n", "import click, no_such_module\n")},
-    "strict": {"edge_agent/config_file.py": ("def _faultless(draft: Draft) -> AgentConfig:\n", "def _faultless(draft: Draft) -> AgentConfig:\n    raise ConfigError('not so')\n")},
+    "strict": {"edge_agent/preflight.py": ("def accepted(draft: Draft)", "def accepted(draft: Draft, no: int = 1 // 0)")},
 }  # fmt: skip
 
 
@@ -38,7 +38,9 @@ def make(wheel: Path, version: str, how: str, folder: Path) -> Path:
             if name.endswith(".dist-info/METADATA"):
                 data = re.sub(rb"(?m)^Version: .*", f"Version: {version}".encode(), data)
             if name.endswith(".dist-info/RECORD"):
-                data = re.sub(rb"(?m),sha256=[^,]*,\d*$", b",,", data).replace(f"edge_agent-{old}.dist".encode(), f"edge_agent-{version}.dist".encode())
+                data = re.sub(rb"(?m),sha256=[^,]*,\d*$", b",,", data).replace(
+                    f"edge_agent-{old}.dist".encode(), f"edge_agent-{version}.dist".encode()
+                )
             result.writestr(name, data)
     return target
 

@@ -11,11 +11,13 @@ import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from edge_agent.durable import make_folder, write_whole
 from edge_agent.errors import AlreadyRunning, StateError
+
+__all__ = ["State", "default_directory", "write_whole"]
 
 RESERVED = 1 << 20
 """Sequence numbers taken per camera and start: one small write at start, and then one in a million events."""
@@ -48,7 +50,7 @@ class State:
     def open(self) -> None:
         """Create, lock and read. Raises StateError or AlreadyRunning."""
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.directory)
             self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(self._problem(error)) from None
@@ -122,22 +124,3 @@ class State:
             f"the state directory {self.directory} cannot be used: {error.strerror}; "
             "set [device] state_dir (or $STATE_DIRECTORY) to a folder that this user may write"
         )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file whole or not at all, also across a power cut; only this user may read it. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

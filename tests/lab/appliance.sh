@@ -2,8 +2,8 @@
 # The appliance for real: run as root inside a machine of the lab (systemd, mosquitto), with a checkout and a folder of wheels made by
 #   python3 -m pip wheel -w WHEELS CHECKOUT          (with the lab's Python)
 # as:  tests/lab/appliance.sh WHEELS [PHASE...]
-# Phases, in this order: bad install again restart kill backoff stopped inference capture broker reload boot broken upgrade clock
-# disk uninstall user. All but "bad" and "user" need "install" before them.
+# Phases, in this order: bad install again restart kill backoff stopped inference capture sandbox memory camera broker reload boot
+# broken upgrade clock disk uninstall. All but "bad" need "install" before them; "memory", "camera" and "clock" need the VM.
 # shellcheck disable=SC2015,SC2317,SC2034,SC2119,SC2120,SC2016,SC2012 # ok and bad always succeed; functions are called through within
 set -uo pipefail
 here=$(dirname "$(readlink -f "$0")")
@@ -169,6 +169,69 @@ if phase capture; then
   same_life "$before" "$life" "SIGSTOP of a capture"
 fi
 
+if phase sandbox; then
+  touch /tmp/marker /var/tmp/marker; mkdir -p /home/lab
+  cp "$here/sandbox.sh" /usr/local/lib/edge-agent-lab-sandbox.sh
+  mkdir -p /run/systemd/system/edge-agent.service.d
+  printf '[Service]\nType=oneshot\nExecStart=\nExecStart=/bin/bash /usr/local/lib/edge-agent-lab-sandbox.sh\nRestart=no\nWatchdogSec=0\nMemoryMax=infinity\n' >/run/systemd/system/edge-agent.service.d/90-lab.conf
+  systemctl daemon-reload
+  from=$(date '+%F %T')
+  systemctl restart edge-agent 2>/dev/null
+  journalctl -u edge-agent --no-pager -o cat --since "$from" | grep -E '^(ok|FAILED) ' >"$work/sandbox"
+  cat "$work/sandbox"
+  wrong=$(grep -c '^FAILED' "$work/sandbox")
+  [ "$wrong" = 0 ] && [ "$(wc -l <"$work/sandbox")" -gt 30 ] && ok "the sandbox holds, and lets through what is needed: $(wc -l <"$work/sandbox") attempts" || bad "sandbox: $wrong of $(wc -l <"$work/sandbox") attempts went wrong"
+  rm -r /run/systemd/system/edge-agent.service.d /usr/local/lib/edge-agent-lab-sandbox.sh
+  systemctl daemon-reload
+  systemctl reset-failed edge-agent 2>/dev/null
+  systemctl restart edge-agent
+  healthy
+fi
+
+if phase memory; then
+  before=$(restarts)
+  mkdir -p /run/systemd/system/edge-agent.service.d
+  printf '[Service]\nMemoryHigh=infinity\nMemoryMax=100M\nMemorySwapMax=0\n' >/run/systemd/system/edge-agent.service.d/90-lab.conf
+  systemctl daemon-reload
+  systemctl restart edge-agent 2>/dev/null
+  sleep 15
+  journalctl -u edge-agent --no-pager -o cat --since -20s >"$work/journal"
+  has 'memory|oom' "$work/journal" "a limit of 100 MB: the journal says so: $(grep -iE 'memory|oom' "$work/journal" | tail -n 1 | cut -c1-150)"
+  echo "memory limit: result $(show Result), exit status $(show ExecMainStatus), restarts $(($(restarts) - before))"
+  rm -r /run/systemd/system/edge-agent.service.d
+  systemctl daemon-reload
+  systemctl restart edge-agent
+  healthy
+fi
+
+if phase camera; then
+  # A camera of the kernel: what is plugged in at installation is in agent.toml; unplugged, it is waited for.
+  links
+  modprobe vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0x0 num_outputs=0,0
+  udevadm settle
+  cp $toml "$work/good.toml"
+  edge-agent example --short --username edge-agent >$toml
+  has 'v4l/by-id' $toml "a short agent.toml names the camera that is plugged in"
+  sed -i "s/^id = .*/id = \"vivid\"/" $toml
+  systemctl restart edge-agent
+  mark
+  within 120 "detections of the camera at the broker" detections
+  [ "$(answer "[c['state'] for c in beat['cameras'].values()]")" = "['online']" ] && ok "the camera is online" || bad "camera: $(answer "beat['cameras']")"
+  life=$(pid) before=$(restarts)
+  unbind
+  sleep "${LAB_UNPLUGGED_S:-120}"
+  same_life "$before" "$life" "the camera was unplugged for ${LAB_UNPLUGGED_S:-120} s"
+  echo "verdict $(answer "beat['verdict']"): $(answer "beat['reasons'][0]")"
+  rebind
+  udevadm settle
+  mark
+  within 90 "plugged in again: detections" detections
+  same_life "$before" "$life" "and afterwards"
+  cp "$work/good.toml" $toml
+  systemctl restart edge-agent
+  healthy 120
+fi
+
 if phase broker; then
   life=$(pid) before=$(restarts)
   systemctl stop mosquitto
@@ -264,10 +327,9 @@ if phase disk; then
   mark; within 10 "the disk is full: detections come" detections
   same_life "$before" "$life" "the disk is full"
   systemctl restart edge-agent; sleep 8
-  echo "restarted with a full disk: $(show ActiveState) $(show ExecMainStatus), restarts $(restarts)"
+  [ "$(show ExecMainStatus)" = 75 ] && ok "started with a full disk: it is tried again, $(restarts) times so far" || bad "started with a full disk: $(show ActiveState) $(show ExecMainStatus)"
   rm /var/lib/edge-agent/fill
-  systemctl reset-failed edge-agent; systemctl restart edge-agent
-  healthy
+  healthy 90
 fi
 
 if phase uninstall; then

@@ -18,12 +18,14 @@ OF_MAX, OF_HIGH, OF_MACHINE = 0.92, 0.97, 0.8
 """Of memory.max the kernel kills, of memory.high it makes us crawl; without a limit, 0.8 of the machine's memory is nobody's to take."""
 TELL_AT = 0.9
 """Of the ceiling: told in the heartbeat."""
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.5
 ANEW_EVERY_S = 60.0
 """Limits are set anew now and then (``systemctl set-property``)."""
 IN_A_ROW = 2
 """A single look above it is a peak, unless it is far above."""
 FAR_ABOVE = 1.05
+AHEAD_S, RUSH = 2.0, 1 / 0.92
+"""Near the limit, growth that in so long would reach what the kernel kills for is not waited for."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +62,22 @@ class MemoryCeiling:
         """What to end with, if it is time to. ``now`` is monotonic; looks once a second."""
         if now - self._looked_at < LOOK_EVERY_S:
             return None
-        self._looked_at = now
+        before, since_s, self._looked_at = self.last, now - self._looked_at, now
         use = self._look(now)
-        if use is None or use.used_bytes <= use.limit.size_bytes:
-            self._above = 0
+        if use is None:
             return None
-        self._above += 1
-        if self._above == 1 and use.used_bytes < FAR_ABOVE * use.limit.size_bytes:
-            log.warning("memory is at its limit used=%.0fMB limit=%.0fMB origin=%r", *_megabytes(use), use.limit.origin)
-            self._relieve()
-            return None
-        if self._above < IN_A_ROW and use.used_bytes < FAR_ABOVE * use.limit.size_bytes:
+        self._above = self._above + 1 if use.used_bytes > use.limit.size_bytes else 0
+        grown = use.used_bytes - before.used_bytes if before is not None else 0
+        soon = use.used_bytes + max(0.0, grown / since_s) * AHEAD_S
+        rushes = use.used_bytes >= TELL_AT * use.limit.size_bytes and soon >= use.limit.size_bytes * RUSH
+        if use.used_bytes < FAR_ABOVE * use.limit.size_bytes and self._above < IN_A_ROW and not rushes:
+            if self._above == 1:
+                log.warning("memory is at its limit used=%.0fMB limit=%.0fMB origin=%r", *_megabytes(use), use.limit.origin)
+                self._relieve()
             return None
         used, limit = _megabytes(use)
-        return MemoryExceeded(f"memory: {used:.0f} MB are used, and {limit:.0f} MB is the limit ({use.limit.origin})")
+        pace = f", {grown / since_s / 1e6:.0f} MB more each second" if rushes else ""
+        return MemoryExceeded(f"memory: {used:.0f} MB are used{pace}, and {limit:.0f} MB is the limit ({use.limit.origin})")
 
     def _look(self, now: float) -> MemoryUse | None:
         if now - self._asked_at >= ANEW_EVERY_S:

@@ -11,8 +11,8 @@ from edge_agent.sysfs import Tree
 
 _UNLIMITED_BYTES = 1 << 60
 """Version 1 of cgroups writes a huge number where nothing is limited."""
-_RECLAIMABLE = ("active_file", "inactive_file", "slab_reclaimable")
-"""Of a cgroup's memory: what the kernel takes back before it ends anybody."""
+_FILES = ("active_file", "inactive_file")
+"""Of a cgroup's memory: what is a copy of files."""
 
 
 def own_rss(tree: Tree) -> int | None:
@@ -69,14 +69,19 @@ class Cgroup:
         return min((value for value in found if value is not None), default=None)
 
     def used(self, tree: Tree) -> int | None:
-        """What the kernel could not take back: all but clean file pages and the like."""
+        """What cannot be taken back, or not without harm: all but pages of files that nobody has mapped, and the like.
+
+        Mapped files are programs and libraries: a kernel that takes those back brings everything to a crawl, and then kills.
+        """
         current = tree.number(self.folder / ("memory.current" if self.version == 2 else "memory.usage_in_bytes"), 0, 2**63)
         text = tree.text(self.folder / "memory.stat", most_bytes=16384)
         if current is None or text is None:
             return None
         stat = {match[1]: int(match[2]) for match in re.finditer(r"^(\w+) (\d{1,18})$", text, re.MULTILINE)}
-        prefix = "" if self.version == 2 else "total_"
-        return max(0, int(current) - sum(stat.get(prefix + name, 0) for name in _RECLAIMABLE))
+        prefix, mapped = ("", "file_mapped") if self.version == 2 else ("total_", "total_mapped_file")
+        files = sum(stat.get(prefix + name, 0) for name in _FILES)
+        clean = max(0, files - stat.get(mapped, 0)) + stat.get(prefix + "slab_reclaimable", 0)
+        return max(0, int(current) - clean)
 
 
 _V1 = {"max": "memory.limit_in_bytes", "high": "memory.soft_limit_in_bytes"}

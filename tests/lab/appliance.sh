@@ -3,7 +3,7 @@
 #   python3 -m pip wheel -w WHEELS CHECKOUT          (with the lab's Python)
 # as:  tests/lab/appliance.sh WHEELS [PHASE...]
 # Phases, in this order: bad install again restart kill backoff stopped inference capture sandbox memory camera broker reload boot
-# broken upgrade clock disk uninstall. All but "bad" need "install" before them; "memory", "camera" and "clock" need the VM.
+# broken upgrade clock disk uninstall deb. All but "bad" and "deb" need "install" before them; "memory", "camera" and "clock" need the VM.
 # shellcheck disable=SC2015,SC2317,SC2034,SC2119,SC2120,SC2016,SC2012 # ok and bad always succeed; functions are called through within
 set -uo pipefail
 here=$(dirname "$(readlink -f "$0")")
@@ -341,6 +341,18 @@ if phase uninstall; then
   getent passwd edge-agent >/dev/null && bad "the user is still there" || ok "the user is gone"
   listed >"$work/left"
   [ -s "$work/left" ] && { bad "files are left"; cat "$work/left"; } || ok "no file of it is left"
+fi
+
+if phase deb; then # the package, in place of the scripts
+  deb=$("$checkout/scripts/build-deb" --wheels "$wheels" -o "$work" 2>"$work/out") && ok "build-deb: $(du -h "$deb" | cut -f1)" || { bad "build-deb"; cat "$work/out"; }
+  from=$(now)
+  dpkg -i "$deb" >"$work/out" 2>&1 && ok "dpkg -i ($(took "$from") s)" || { bad "dpkg -i"; tail "$work/out"; }
+  healthy
+  dpkg -i "$deb" >"$work/out" 2>&1 && ok "dpkg -i again" || { bad "dpkg -i again"; tail "$work/out"; }
+  healthy
+  dpkg -r edge-agent >"$work/out" 2>&1 && [ ! -e $prefix ] && [ -e $toml ] && ok "dpkg -r keeps the settings" || { bad "dpkg -r"; tail "$work/out"; }
+  dpkg -P edge-agent >"$work/out" 2>&1 && [ ! -e $etc ] && ok "dpkg -P leaves nothing" || { bad "dpkg -P"; tail "$work/out"; }
+  find / -xdev \( -path /proc -o -path /sys -o -path /host -o -path "$work" -o -path /lab \) -prune -o -name '*edge-agent*' -print 2>/dev/null | grep -v "^$(readlink -f "$checkout")" | grep -vE '/journal/|^/tmp/'
 fi
 
 echo "$SECONDS s"

@@ -29,6 +29,7 @@ from edge_agent.events import STATUS_ONLINE, ModelInfo
 from edge_agent.governor import Policy
 from edge_agent.hangup import Hangup
 from edge_agent.health import Health, HealthContext, summary
+from edge_agent.last_good import LastGood
 from edge_agent.libraries import ensure_libraries
 from edge_agent.memory_ceiling import MemoryCeiling
 from edge_agent.models import _loading as model_loading
@@ -113,10 +114,16 @@ def _cooling(settings: GovernorSettings, crews: Sequence[Crew], pipeline: Pipeli
 class Agent:
     """Everything that runs. ``run`` in one thread; ``stop`` from any."""
 
-    def __init__(self, config: AgentConfig, notifier: Notifier | None = None, on_started: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        notifier: Notifier | None = None,
+        on_started: Callable[[], None] = lambda: None,
+        last_good: LastGood | None = None,
+    ) -> None:
         self._config = config
         self._notifier = notifier or Notifier({})
-        self._on_started = on_started
+        self._on_started, self._last_good = on_started, last_good
         self._stopping = threading.Event()
         self.captures: list[Capture] = []
         self._health: Health | None = None
@@ -172,6 +179,8 @@ class Agent:
         status = StatusSocket(socket_path(state.directory), lambda: answer(health.report(), self._config.path))
         status.start()
         self._on_started()
+        if self._last_good is not None:
+            self._last_good.keep()
         self._wait(pipeline)
         status.stop()
         return self._shut_down(pipeline, publisher, health)
@@ -245,7 +254,11 @@ class Agent:
 
         def reload() -> ReloadResult:
             with one_at_a_time:
+                if self._last_good is not None:
+                    self._last_good.look()
                 changes = reloader.reload()
+                if self._last_good is not None:
+                    self._last_good.keep()
             return ReloadResult(changes.applied, changes.needs_restart)
 
         models = {each.view.model_name: each.usual for each in loaded}
@@ -254,6 +267,8 @@ class Agent:
         context = CommandsContext(self.device, f"{settings.mqtt.base}/{self.device}", publisher.publish, health.report, reload)
         commands = self._commands = Commands(context, controls, settings.commands.allow, snapshots=settings.publish.snapshots)
         commands.start()
+        if self._last_good is not None and self._last_good.note is not None:
+            health.note("configuration", self._last_good.note)
         self._hangup = Hangup(reload, self._notifier, partial(health.note, "configuration"))
 
     def _camera_changed(self, capture: Capture) -> None:
@@ -307,7 +322,12 @@ class Agent:
 
 
 def run(
-    config: AgentConfig, *, seconds: float | None = None, notifier: Notifier | None = None, on_started: Callable[[], None] = lambda: None
+    config: AgentConfig,
+    *,
+    seconds: float | None = None,
+    notifier: Notifier | None = None,
+    on_started: Callable[[], None] = lambda: None,
+    last_good: LastGood | None = None,
 ) -> ExitCode:
     """Run an agent in this process: SIGTERM and SIGINT drain and leave, a second one leaves at once; SIGHUP reads agent.toml again.
 
@@ -320,7 +340,7 @@ def run(
     caught = {signal.SIGTERM, signal.SIGINT, *_reloads()}
     strays: list[int] = []
     outcome: list[ExitCode | BaseException] = []
-    agent = Agent(config, notifier, on_started)
+    agent = Agent(config, notifier, on_started, last_good)
 
     def work() -> None:
         try:

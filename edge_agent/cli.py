@@ -22,6 +22,7 @@ from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
+    from edge_agent.last_good import LastGood
 
 EXIT_CODES = """\b
 Exit codes:
@@ -95,7 +96,13 @@ def main() -> None:
 @main.command()
 @CONFIG_OPTION
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long. Default: run until stopped.")
-def run(config_file: Path | None, seconds: float | None) -> None:
+@click.option(
+    "--last-good",
+    is_flag=True,
+    envvar="EDGE_AGENT_LAST_GOOD",
+    help="Keep a copy of each agent.toml that runs; where the file is wrong at a start, run that. Default: exit code 78.",
+)
+def run(config_file: Path | None, seconds: float | None, last_good: bool) -> None:
     """Run the agent: what the systemd service does.
 
     Reads agent.toml, opens the cameras, and publishes detections and heartbeats until SIGTERM or Ctrl-C,
@@ -106,11 +113,13 @@ def run(config_file: Path | None, seconds: float | None) -> None:
     from edge_agent import app, logs
     from edge_agent.notify import Notifier
 
-    config = _accepted(config_file)
+    kept = _last_good(config_file) if last_good else None
+    config = _accepted_or(kept, config_file)
     logs.setup(config.settings.log.level, config.settings.log.format)
     _log_origin(config)
+    _log_problems(kept)
     _warn_of_loose_secrets(config)
-    _finish(lambda: app.run(config, seconds=seconds, notifier=Notifier()))
+    _finish(lambda: app.run(config, seconds=seconds, notifier=Notifier(), last_good=kept))
 
 
 @main.command()
@@ -374,6 +383,38 @@ def _accepted(config_file: Path | None) -> AgentConfig:
     from edge_agent.plugins import PluginKinds
 
     return preflight.accepted(loader.read_draft(config_file, PluginKinds()))
+
+
+def _last_good(config_file: Path | None) -> LastGood:
+    from edge_agent import config_file as loader
+    from edge_agent.last_good import LastGood
+
+    kept = LastGood(loader.find(config_file))
+    kept.look()
+    return kept
+
+
+def _accepted_or(kept: LastGood | None, config_file: Path | None) -> AgentConfig:
+    """As :func:`_accepted`; where that is refused, or names files that are not there, what was kept."""
+    from edge_agent import preflight
+    from edge_agent.plugins import PluginKinds
+
+    try:
+        config = _accepted(config_file)
+        if kept is not None:
+            preflight.check_files(config, starting=True, load_model=False)
+    except ConfigError as error:
+        if kept is None:
+            raise
+        return kept.instead(error, PluginKinds())
+    return config
+
+
+def _log_problems(kept: LastGood | None) -> None:
+    import logging
+
+    for problem in kept.problems if kept is not None else ():
+        logging.getLogger("edge_agent.cli").error("configuration refused, the last good one runs: %s", problem)
 
 
 def _log_origin(config: AgentConfig) -> None:

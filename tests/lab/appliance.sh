@@ -3,7 +3,7 @@
 #   python3 -m pip wheel -w WHEELS CHECKOUT          (with the lab's Python)
 # as:  tests/lab/appliance.sh WHEELS [PHASE...]
 # Phases, in this order: bad install again restart kill backoff stopped inference capture sandbox memory camera broker reload boot
-# broken upgrade clock disk uninstall deb. All but "bad" and "deb" need "install" before them; "memory", "camera" and "clock" need the VM.
+# broken upgrade clock disk uninstall user deb. All but "bad", "user" and "deb" need "install" before them; "memory", "camera" and "clock" need the VM.
 # shellcheck disable=SC2015,SC2317,SC2034,SC2119,SC2120,SC2016,SC2012 # ok and bad always succeed; functions are called through within
 set -uo pipefail
 here=$(dirname "$(readlink -f "$0")")
@@ -343,6 +343,22 @@ if phase uninstall; then
   getent passwd edge-agent >/dev/null && bad "the user is still there" || ok "the user is gone"
   listed >"$work/left"
   [ -s "$work/left" ] && { bad "files are left"; cat "$work/left"; } || ok "no file of it is left"
+fi
+
+if phase user; then # without root, for one user
+  useradd -m -s /bin/bash lab 2>/dev/null
+  loginctl enable-linger lab
+  uid=$(id -u lab)
+  until [ -S "/run/user/$uid/systemd/private" ]; do sleep 0.2; done
+  as_lab() { runuser -u lab -- env -C /home/lab HOME=/home/lab XDG_RUNTIME_DIR="/run/user/$uid" "$@"; }
+  from=$(now)
+  as_lab "$checkout/scripts/install" --user --offline "$wheels" >"$work/out" 2>&1 && ok "install --user ($(took "$from") s)" || { bad "install --user"; tail "$work/out"; }
+  has 'no heartbeat was heard' "$work/out" "without a broker that is said, and is no failure"
+  as_lab .local/bin/edge-agent status >"$work/status" 2>&1
+  has "release +/home/lab/.local/share/edge-agent/releases/" "$work/status" "status: it runs from the user's home"
+  find / -xdev -user lab \( -path /home/lab -o -path /proc -o -path /host -o -path /sys \) -prune -o -user lab -newer "$work/status" -print 2>/dev/null | grep -v "^/run/user" | grep . && bad "it wrote outside" || ok "nothing outside of the user's home"
+  as_lab "$checkout/scripts/uninstall" --user --purge >"$work/out" 2>&1 && ok "uninstall --user --purge" || { bad "uninstall --user"; tail "$work/out"; }
+  find /home/lab -name '*edge*' | grep . && bad "files are left" || ok "nothing is left"
 fi
 
 if phase deb; then # the package, in place of the scripts

@@ -6,6 +6,8 @@ broker for ever.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -15,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge_agent.durable import make_folder, write_whole
-from edge_agent.errors import AlreadyRunning, StateError
+from edge_agent.errors import AlreadyRunning, StateError, StateFull
 
 __all__ = ["State", "default_directory", "write_whole"]
 
@@ -53,7 +55,7 @@ class State:
             make_folder(self.directory)
             self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StateError(self._problem(error)) from None
+            raise self._problem(error) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -63,8 +65,9 @@ class State:
                 f"another edge-agent (process {holder or '?'}) uses the state directory {self.directory}; "
                 "stop it, or give this one its own [device] id and state_dir"
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the number only helps who meets the lock
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         try:
             self._sequences = self._read_sequences()
         except StateError:
@@ -117,10 +120,12 @@ class State:
         try:
             write_whole(path, text)
         except OSError as error:
-            raise StateError(self._problem(error)) from None
+            raise self._problem(error) from None
 
-    def _problem(self, error: OSError) -> str:
-        return (
+    def _problem(self, error: OSError) -> StateError:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return StateFull(f"the disk of the state directory {self.directory} is full; make room there, or set [device] state_dir")
+        return StateError(
             f"the state directory {self.directory} cannot be used: {error.strerror}; "
             "set [device] state_dir (or $STATE_DIRECTORY) to a folder that this user may write"
         )

@@ -220,3 +220,19 @@ def test_the_folder_is_systemds_then_the_users() -> None:
 def test_a_user_without_a_home_is_told_what_to_set() -> None:
     with pytest.raises(StateError, match="state_dir"):
         default_directory({"HOME": "~nobody-of-this-name"})
+
+
+def test_a_full_disk_is_tried_again_and_not_given_up(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from edge_agent.errors import StateError; from edge_agent.state import State\n"
+        "state = State(Path('state')); state.open()\n"
+        "try: state.reserve('front')\n"
+        "except StateError as error: print(error); sys.exit(error.exit_code)"
+    )
+    mount = 'mount -t tmpfs -o size=64k,mode=700 tmpfs . && cd "$PWD" && mkdir state && : >state/lock'
+    fill = f"{mount} && {{ cat /dev/zero >fill 2>/dev/null || true; }}"
+    command = ["unshare", "--mount", "sh", "-c", f'{fill} || exit 99; exec "$0" -c "$1"', sys.executable, program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode == 99 or "unshare failed" in done.stderr:
+        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+    assert (done.returncode, done.stdout.count("is full; make room")) == (ExitCode.TEMPFAIL, 1), done.stdout + done.stderr

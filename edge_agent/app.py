@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import logging
 import os
 import secrets
@@ -21,12 +23,15 @@ from edge_agent.commands import Commands
 from edge_agent.config import AgentConfig, CameraConfig, GovernorSettings, listening
 from edge_agent.cooling import Cooling
 from edge_agent.delivery import BROKER, Delivery
-from edge_agent.errors import EdgeAgentError, ExitCode, SourceBroken
+from edge_agent.errors import EdgeAgentError, ExitCode, MemoryExceeded, SourceBroken
 from edge_agent.events import STATUS_ONLINE, ModelInfo
 from edge_agent.governor import Policy
+from edge_agent.hangup import Hangup
 from edge_agent.health import Health, HealthContext, summary
 from edge_agent.health_event import HealthEvent
+from edge_agent.last_good import LastGood
 from edge_agent.libraries import ensure_libraries
+from edge_agent.memory_ceiling import MemoryCeiling
 from edge_agent.metrics import Exporter
 from edge_agent.models import _loading as model_loading
 from edge_agent.models._guard import load_guarded
@@ -34,13 +39,18 @@ from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.outlets import Outlet, outlets
+from edge_agent.patience import Patience
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_sink, build_spool, check_files, device_id, of_its_table, patient_source, placed, state_for
 from edge_agent.publisher import SINK_BACKOFF, Publisher
 from edge_agent.publishing import rule_for
+from edge_agent.readers.base import ReaderContext
 from edge_agent.requests import Request
 from edge_agent.scheduler import Scheduler
 from edge_agent.state import State
+from edge_agent.status_report import answer
+from edge_agent.status_socket import StatusSocket, socket_path
+from edge_agent.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +129,16 @@ def _exporter(config: AgentConfig, read: Callable[[], HealthEvent]) -> Exporter 
 class Agent:
     """Everything that runs. ``run`` in one thread; ``stop`` from any."""
 
-    def __init__(self, config: AgentConfig, notifier: Notifier | None = None, on_started: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        notifier: Notifier | None = None,
+        on_started: Callable[[], None] = lambda: None,
+        last_good: LastGood | None = None,
+    ) -> None:
         self._config = config
         self._notifier = notifier or Notifier({})
-        self._on_started = on_started
+        self._on_started, self._last_good = on_started, last_good
         self._stopping = threading.Event()
         self.captures: list[Capture] = []
         self._health: Health | None = None
@@ -131,17 +147,28 @@ class Agent:
         self._model_sizes: dict[str | None, tuple[int, int]] = {}
         """Known once models are loaded, which is after the sources are made and before they are opened."""
         self._commands: Commands | None = None
+        self._patience = Patience(self._notifier)
+        self._hangup: Hangup | None = None
+        self._hung_up = threading.Event()
+        """Asked to read the configuration again before there was anything to change."""
         self.device = ""
 
     def stop(self) -> None:
         """Ask ``run`` to return soon."""
         self._stopping.set()
 
+    def hang_up(self) -> None:
+        """Read the configuration again; while still starting, once that is done."""
+        self._hung_up.set()
+        if self._hangup is not None and not self._stopping.is_set():
+            self._hung_up.clear()
+            self._hangup.handle()
+
     def run(self) -> ExitCode:
         """Run until stopped, or until every source has ended. Raises EdgeAgentError for what prevents the start."""
         ensure_libraries()
         check_files(self._config, starting=True, load_model=False)
-        with placed(self._config):
+        with placed(self._config), contextlib.closing(self._patience):
             crews = self._load()
         if self._stopping.is_set():
             return ExitCode.OK
@@ -158,19 +185,29 @@ class Agent:
         log.info("starting version=%s device=%s cameras=%d sink=%s", __version__, self.device, len(self.captures), names)
         publisher.publish(STATUS_ONLINE)
         models = {each.view.model_name: each.usual for each in crews}
-        parts = Parts(self.device, self.captures, pipeline, health, publisher.publish, models, self._model_sizes)
-        self._commands = commands_for(self._config, state.directory, parts)
+        parts = Parts(self.device, self.captures, pipeline, health, publisher.publish, models, self._model_sizes, self._last_good)
+        self._commands, reload = commands_for(self._config, state.directory, parts)
         self._commands.start()
+        if self._last_good is not None and self._last_good.note is not None:
+            health.note("configuration", self._last_good.note)
+        self._hangup = Hangup(reload, self._notifier, partial(health.note, "configuration"))
         publisher.start()
         pipeline.start()
         for capture in self.captures:
             capture.start()
         self._notifier.ready("started")
         health.start()
+        if self._hung_up.is_set():
+            self.hang_up()
         if self._exporter is not None:
             self._exporter.start()
+        status = StatusSocket(socket_path(state.directory), lambda: answer(health.report(), self._config.path))
+        status.start()
         self._on_started()
+        if self._last_good is not None:
+            self._last_good.keep()
         self._wait(pipeline)
+        status.stop()
         return self._shut_down(pipeline, publisher, health)
 
     def _load(self) -> list[LoadedCrew]:
@@ -196,8 +233,7 @@ class Agent:
 
     def _takes_long(self, what: str, seconds: float) -> None:
         """Before READY: the service manager is to wait, and whoever asks it is to know for what."""
-        self._notifier.extend_timeout(seconds)
-        self._notifier.status(what)
+        self._patience.announce(what, seconds)
 
     def _capture(self, camera: CameraConfig, model_size: Callable[[], tuple[int, int] | None]) -> Capture:
         source = patient_source(self._config, camera, model_size)
@@ -226,7 +262,9 @@ class Agent:
         accelerators = " + ".join(dict.fromkeys(each.model.identity.accelerator for each in loaded))
         health_context = HealthContext(self.device, stream, tuple(crew.model for crew in crews), accelerators, settings.health.interval_s)
         cooling = _cooling(settings.governor, crews, pipeline)
-        self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier, cooling, partial(self._troubles, state))
+        vitals = Vitals(ReaderContext(state_dir=state.directory), ceiling=MemoryCeiling(settings.health.max_rss_mb))
+        self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier, cooling, vitals)
+        self._health.troubles = partial(self._troubles, state)
         return pipeline, publisher, self._health
 
     def _outlets(self) -> dict[str, Outlet]:
@@ -243,7 +281,7 @@ class Agent:
 
     def _heartbeat(self) -> HealthEvent:
         assert self._health is not None  # whoever asks was started after it
-        return self._health.heartbeat(time.monotonic())
+        return self._health.report()
 
     def _troubles(self, state: State) -> list[str]:
         """What the heartbeat is to tell of besides cameras and sinks."""
@@ -266,7 +304,7 @@ class Agent:
             self._stopping.wait(0.05)
 
     def _shut_down(self, pipeline: Pipeline, publisher: Delivery, health: Health) -> ExitCode:
-        asked = self._stopping.is_set()
+        asked = self._stopping.is_set() or isinstance(pipeline.failure, MemoryExceeded)
         if self._commands is not None:
             self._commands.stop(COMMANDS_S)
         for capture in self.captures:
@@ -296,7 +334,7 @@ class Agent:
     def _outcome(self, pipeline: Pipeline, *, lanes_ended: bool) -> ExitCode:
         if pipeline.failure is not None:
             log.error("stopped by a failure reason=%s", pipeline.failure, exc_info=not isinstance(pipeline.failure, EdgeAgentError))
-            return ExitCode.FAILURE
+            return pipeline.failure.exit_code if isinstance(pipeline.failure, MemoryExceeded) else ExitCode.FAILURE
         if not lanes_ended:
             log.warning("an inference was still running and was left behind")
         broken = [c for c in self.captures if isinstance(c.status.error, SourceBroken)]
@@ -304,17 +342,25 @@ class Agent:
 
 
 def run(
-    config: AgentConfig, *, seconds: float | None = None, notifier: Notifier | None = None, on_started: Callable[[], None] = lambda: None
+    config: AgentConfig,
+    *,
+    seconds: float | None = None,
+    notifier: Notifier | None = None,
+    on_started: Callable[[], None] = lambda: None,
+    last_good: LastGood | None = None,
 ) -> ExitCode:
-    """Run an agent in this process: SIGTERM and SIGINT drain and leave, a second one leaves at once.
+    """Run an agent in this process: SIGTERM and SIGINT drain and leave, a second one leaves at once; SIGHUP reads agent.toml again.
+
+    Where the process is ended by a signal that says that something is wrong (the watchdog's SIGABRT, SIGSEGV), the stacks of all
+    threads go to stderr first.
 
     The main thread does nothing but wait for signals, so that nothing (a model being loaded, a camera that hangs)
     keeps it from answering them. Call from the main thread.
     """
-    caught = {signal.SIGTERM, signal.SIGINT}
+    caught = {signal.SIGTERM, signal.SIGINT, *_reloads()}
     strays: list[int] = []
     outcome: list[ExitCode | BaseException] = []
-    agent = Agent(config, notifier, on_started)
+    agent = Agent(config, notifier, on_started, last_good)
 
     def work() -> None:
         try:
@@ -324,6 +370,8 @@ def run(
 
     # Threads that libraries began when they were imported (OpenBLAS's) block no signal. One that comes while the main thread is
     # between two waits goes to them, and the handler of before would end the process without stopping anything.
+    if sys.stderr is not None:
+        faulthandler.enable()
     handlers = {number: signal.signal(number, lambda received, _frame: strays.append(received)) for number in caught}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
     try:
@@ -342,6 +390,12 @@ def run(
     return outcome[0]
 
 
+def _reloads() -> set[signal.Signals]:
+    """SIGHUP, where a service manager sends it: on a terminal it means that the terminal is gone, and under nohup nothing."""
+    on_terminal = sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+    return set() if on_terminal or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else {signal.SIGHUP}
+
+
 def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Signals], strays: list[int], seconds: float | None) -> None:
     """``strays`` are the signals that another thread received."""
     until = None if seconds is None else time.monotonic() + seconds
@@ -352,6 +406,9 @@ def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Sig
         came = waited is not None and waited.si_signo in caught
         received = waited.si_signo if waited is not None and came else strays.pop(0) if strays else None
         now = time.monotonic()
+        if received == signal.SIGHUP:
+            agent.hang_up()
+            continue
         timed_out = until is not None and now >= until
         if received is not None or timed_out:
             until = None

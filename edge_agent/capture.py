@@ -195,7 +195,7 @@ class Capture:
         with self._wake:
             until = taken_at + motion.look_s
             self.slot.rest(until)
-            self.expect(until, cheaper_by=max(until, taken_at + self.motion.patience_s))
+            self.expect(until, cheaper_by=max(until, taken_at + motion.patience_s))
         return False
 
     def unmoved(self) -> None:

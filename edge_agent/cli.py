@@ -15,12 +15,16 @@ import click
 
 from edge_agent import __version__
 from edge_agent.cli_bench import finite, picture_file
+from edge_agent.cli_doctor import doctor
 from edge_agent.cli_model import model_group
 from edge_agent.cli_spool import spool_group
+from edge_agent.cli_status import logs as logs_command
+from edge_agent.cli_status import status as status_command
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, StateError
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
+    from edge_agent.last_good import LastGood
 
 TABLE_S = 1.0
 """How often a table is shown."""
@@ -31,7 +35,8 @@ Exit codes:
   2   the command line was wrong
   65  no source could be read as video
   69  what was to be reached (broker, camera) did not answer
-  75  another agent uses the same state directory
+  71  more memory was used than may be (systemd restarts)
+  75  another agent uses the same state directory (systemd tries again)
   78  the configuration, or a file that it names, is wrong (systemd does not restart)
 """
 
@@ -95,7 +100,13 @@ def main() -> None:
 @main.command()
 @CONFIG_OPTION
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long. Default: run until stopped.")
-def run(config_file: Path | None, seconds: float | None) -> None:
+@click.option(
+    "--last-good",
+    is_flag=True,
+    envvar="EDGE_AGENT_LAST_GOOD",
+    help="Keep a copy of each agent.toml that runs; where the file is wrong at a start, run that. Default: exit code 78.",
+)
+def run(config_file: Path | None, seconds: float | None, last_good: bool) -> None:
     """Run the agent: what the systemd service does.
 
     Reads agent.toml, opens the cameras, and publishes detections and heartbeats until SIGTERM or Ctrl-C,
@@ -106,10 +117,13 @@ def run(config_file: Path | None, seconds: float | None) -> None:
     from edge_agent import app, logs
     from edge_agent.notify import Notifier
 
-    config = _accepted(config_file)
+    kept = _last_good(config_file) if last_good else None
+    config = _accepted_or(kept, config_file)
     logs.setup(config.settings.log.level, config.settings.log.format)
     _log_origin(config)
-    _finish(lambda: app.run(config, seconds=seconds, notifier=Notifier()))
+    _log_problems(kept)
+    _warn_of_loose_secrets(config)
+    _finish(lambda: app.run(config, seconds=seconds, notifier=Notifier(), last_good=kept))
 
 
 @main.command()
@@ -127,6 +141,7 @@ def check(config_file: Path | None, probe: bool) -> None:
     config = _accepted(config_file)
     preflight.check_files(config, load_model=not probe)
     click.echo(f"{config.path}: valid, {len(config.cameras)} camera(s)")
+    _tell_of_origins(config)
     _tell_of_commands(config)
     if not probe:
         return
@@ -138,6 +153,26 @@ def check(config_file: Path | None, probe: bool) -> None:
         worst = max(worst, result.exit_code)
         click.echo(f"{click.style('ok    ', fg='green') if result.ok else click.style('failed', fg='red')} {result.what}: {result.text}")
     _leave(worst)
+
+
+def _tell_of_origins(config: AgentConfig) -> None:
+    """Secrets without their content, and what the environment sets: what somebody who looks at the file alone would not find."""
+    from edge_agent import origins
+
+    for origin in origins.origins(config):
+        click.echo(str(origin))
+        if origin.warning:
+            click.echo(f"{click.style('warning:', fg='yellow')} {origin.key}: {origin.warning}", err=True)
+
+
+def _warn_of_loose_secrets(config: AgentConfig) -> None:
+    import logging
+
+    from edge_agent import origins
+
+    for origin in origins.origins(config):
+        if origin.warning:
+            logging.getLogger("edge_agent.cli").warning("secret is not kept: %s: %s", origin.key, origin.warning)
 
 
 def _tell_of_commands(config: AgentConfig) -> None:
@@ -269,6 +304,9 @@ def devices(controls: bool, as_json: bool) -> None:
         click.echo(line)
 
 
+main.add_command(status_command)
+main.add_command(logs_command)
+main.add_command(doctor)
 main.add_command(model_group)
 main.add_command(spool_group)
 
@@ -320,11 +358,14 @@ def schema(name: str | None) -> None:
 
 
 @main.command()
-def example() -> None:
+@click.option("--short", is_flag=True, help="Only what one needs to begin with, with the cameras that are plugged in.")
+@click.option("--username", metavar="NAME", help="With --short: user name at the broker.")
+def example(short: bool, username: str | None) -> None:
     """Print an agent.toml with every key, its default and what it means."""
-    from edge_agent.example import generate
+    from edge_agent import example as full
+    from edge_agent import first_config
 
-    click.echo(generate(), nl=False)
+    click.echo(first_config.generate(username=username) if short else full.generate(), nl=False)
 
 
 @main.command()
@@ -373,6 +414,38 @@ def _accepted(config_file: Path | None) -> AgentConfig:
     from edge_agent.plugins import PluginKinds
 
     return preflight.accepted(loader.read_draft(config_file, PluginKinds()))
+
+
+def _last_good(config_file: Path | None) -> LastGood:
+    from edge_agent import config_file as loader
+    from edge_agent.last_good import LastGood
+
+    kept = LastGood(loader.find(config_file))
+    kept.look()
+    return kept
+
+
+def _accepted_or(kept: LastGood | None, config_file: Path | None) -> AgentConfig:
+    """As :func:`_accepted`; where that is refused, or names files that are not there, what was kept."""
+    from edge_agent import preflight
+    from edge_agent.plugins import PluginKinds
+
+    try:
+        config = _accepted(config_file)
+        if kept is not None:
+            preflight.check_files(config, starting=True, load_model=False)
+    except ConfigError as error:
+        if kept is None:
+            raise
+        return kept.instead(error, PluginKinds())
+    return config
+
+
+def _log_problems(kept: LastGood | None) -> None:
+    import logging
+
+    for problem in kept.problems if kept is not None else ():
+        logging.getLogger("edge_agent.cli").error("configuration refused, the last good one runs: %s", problem)
 
 
 def _log_origin(config: AgentConfig) -> None:

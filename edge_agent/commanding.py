@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from edge_agent.config import AgentConfig
 from edge_agent.controls import Controls
 from edge_agent.events import Message
 from edge_agent.health import Health
+from edge_agent.last_good import LastGood
 from edge_agent.pipeline import Pipeline
 from edge_agent.reloading import ReloadContext, Reloader
 
@@ -36,10 +38,15 @@ class Parts:
     """See ReloadContext."""
     model_sizes: Mapping[str | None, tuple[int, int]]
     """Inputs of the models, by their names in [models]."""
+    last_good: LastGood | None = None
+    """Keeps what was reloaded, where the owner wants that."""
 
 
-def commands_for(config: AgentConfig, state: Path, parts: Parts) -> Commands:
-    """Commands, not yet started; what was kept of earlier ones in the state directory holds already. Call before the cameras start."""
+def commands_for(config: AgentConfig, state: Path, parts: Parts) -> tuple[Commands, Callable[[], ReloadResult]]:
+    """Commands, not yet started, and what reads agent.toml again, for any thread.
+
+    What was kept of earlier commands in the state directory holds already. Call before the cameras start.
+    """
     kept = KeptSettings(state)
     kept.read_or_set_aside()
     controls = Controls(parts.captures, parts.pipeline, kept)
@@ -49,8 +56,15 @@ def commands_for(config: AgentConfig, state: Path, parts: Parts) -> Commands:
     def published(new: AgentConfig) -> None:
         commands.allow, commands.snapshots.allowed = new.settings.commands.allow, new.settings.publish.snapshots
 
+    one_at_a_time = threading.Lock()
+
     def reload() -> ReloadResult:
-        changes = reloader.reload()
+        with one_at_a_time:
+            if parts.last_good is not None:
+                parts.last_good.look()
+            changes = reloader.reload()
+            if parts.last_good is not None:
+                parts.last_good.keep()
         return ReloadResult(changes.applied, changes.needs_restart)
 
     settings = config.settings
@@ -61,4 +75,4 @@ def commands_for(config: AgentConfig, state: Path, parts: Parts) -> Commands:
     context = CommandsContext(parts.device, f"{settings.mqtt.base}/{parts.device}", parts.publish, parts.health.report, reload)
     commands = Commands(context, controls, settings.commands.allow, snapshots=settings.publish.snapshots)
     parts.health.commands = commands.health if settings.commands.allow else None
-    return commands
+    return commands, reload

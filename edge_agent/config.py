@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StrictInt
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from edge_agent import credential_paths
 from edge_agent.errors import ConfigError
 
 ENV_PREFIX = "EDGE_AGENT_"
@@ -270,7 +271,7 @@ class MqttSettings(Table):
     password: Annotated[SecretStr | None, Field(examples=["..."])] = None
     """Better kept out of this file: see password_file."""
     password_file: Annotated[str | None, Field(examples=["mqtt_password"])] = None
-    """File whose first line is the password. Else the credential "mqtt_password" of systemd's LoadCredential= is used."""
+    """File whose first line is the password, or "credential:NAME". Default: systemd's credential "mqtt_password", if it is given one."""
     tls: TlsSettings | None = None
     """Set (an empty table will do) to speak TLS."""
     websocket: WebSocketSettings | None = None
@@ -347,6 +348,9 @@ class HealthSettings(Table):
 
     interval_s: Seconds = 10
     """Seconds between heartbeats on <base>/<device>/health."""
+    max_rss_mb: Annotated[float | None, BeforeValidator(not_bool), Field(ge=64, le=1e6, examples=[600])] = None
+    """Leave cleanly, to be restarted, when more memory is used (MB). Default: just below the cgroup's limit (MemoryMax=, MemoryHigh=
+    of the systemd unit), else 80 % of the machine's memory."""
 
 
 class GovernorSettings(Table):
@@ -615,10 +619,10 @@ class AgentConfig:
         return self.path.parent if self.path else Path.cwd()
 
     def resolve(self, path: str) -> Path:
-        """``path`` of the configuration as an absolute path; ``~`` is expanded. Raises ConfigError for what can be no path."""
+        """``path`` of the configuration as an absolute path; ``~`` and ``credential:`` are expanded. Raises ConfigError if it is none."""
         if "\0" in path:
             raise ConfigError(f"{path!r} is no path: it holds a NUL")
         try:
-            return (self.base_dir / Path(path).expanduser()).absolute()
+            return (self.base_dir / Path(credential_paths.expanded(path)).expanduser()).absolute()
         except RuntimeError:
             raise ConfigError(f"{path!r}: the home directory that '~' stands for cannot be found; write the path out") from None

@@ -15,8 +15,8 @@ from edge_agent.config_report import Report, unknown_key
 from edge_agent.errors import ConfigError, Problem
 
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
-RESERVED_VARIABLES = frozenset({CONFIG_VARIABLE, ENV_PREFIX + "PYTHON", ENV_PREFIX + "TEST_ALLOW_SKIPS"})
-"""EDGE_AGENT_* variables that are no settings: the file, and what scripts/ look at."""
+RESERVED_VARIABLES = frozenset({CONFIG_VARIABLE, ENV_PREFIX + "PYTHON", ENV_PREFIX + "LAST_GOOD", ENV_PREFIX + "TEST_ALLOW_SKIPS"})
+"""EDGE_AGENT_* variables that are no settings: the file, and what scripts/ and ``run`` look at."""
 MAX_BYTES = 1024 * 1024
 _SECRET_KEY = re.compile(r"password|secret|token|passphrase", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}:/{1,2}", re.IGNORECASE)

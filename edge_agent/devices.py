@@ -128,7 +128,7 @@ def as_text(found: list[Listed], decoding: list[Surveyed], *, controls: bool) ->
         yield "no V4L2 camera found" + (f" ({len(found)} other video nodes)" if found else " (there is no /dev/video*)")
     taken: set[str] = set()
     for listed in able:
-        yield from _camera(listed, _camera_id(listed, taken), controls=controls)
+        yield from _camera(listed, camera_id(listed, taken), controls=controls)
     for listed in found:
         device = listed.device
         if listed.problem and not device.captures:
@@ -178,7 +178,7 @@ def _settings(settings: tuple[Setting, ...]) -> Iterator[str]:
         yield f"{setting.name}{value}    # {'; '.join(notes)}"
 
 
-def _camera_id(listed: Listed, taken: set[str]) -> str:
+def camera_id(listed: Listed, taken: set[str]) -> str:
     """A name that may be kept: of the camera's own, in letters that topics allow."""
     base = re.sub(r"[^a-z0-9]+", "-", listed.device.name.split(":")[0].lower()).strip("-")[:40] or "camera"
     name = next(n for n in (base, *(f"{base}-{i}" for i in range(2, 1000))) if n not in taken)

@@ -13,6 +13,7 @@ EdgeAgentError
 ├── ModelError           the model cannot be loaded, or one frame    at load, or many in a row: exit 1, restart;
 │   │                    could not be inferred                       one frame: dropped and counted
 │   └── ModelBroken      a file that no library can read             exit 78, systemd does not restart
+├── MemoryExceeded       the process grew to its ceiling             drain, leave with 71, restart
 └── SinkError
     ├── SinkUnavailable  broker absent or lost                       keep the events, back off, retry; exit 69 from a
     │                                                                command that needs it now (watch)
@@ -36,6 +37,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     DATAERR = 65
     UNAVAILABLE = 69
+    OSERR = 71
     TEMPFAIL = 75
     CONFIG = 78
 
@@ -144,6 +146,12 @@ class ModelBroken(ModelError):
     """Trying again cannot help: the model's file is damaged, or a part of it is missing."""
 
     exit_code = ExitCode.CONFIG
+
+
+class MemoryExceeded(EdgeAgentError):
+    """As much memory is used as may be: the process ends by itself, before the kernel ends it."""
+
+    exit_code = ExitCode.OSERR
 
 
 class SinkError(EdgeAgentError):

@@ -14,13 +14,17 @@ from edge_agent.capture import CameraState, Capture
 from edge_agent.cooling import Cooling
 from edge_agent.delivery import BROKER, Delivery
 from edge_agent.encoding import encode
-from edge_agent.errors import SourceError
+from edge_agent.errors import EdgeAgentError, SourceError
 from edge_agent.events import CameraStatusEvent, ErrorInfo, ModelInfo, timestamp
-from edge_agent.health_event import CameraHealth, CommandsHealth, DeliveryHealth, HealthEvent, HostHealth, MotionHealth, ProcessHealth
+from edge_agent.health_event import CameraHealth, CommandsHealth, DeliveryHealth, HealthEvent, MotionHealth
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import ENDED, Pipeline
 from edge_agent.publisher import Publisher
+from edge_agent.readers.base import ReaderContext, Readings
+from edge_agent.service_status import ServiceStatus, StatusLine
+from edge_agent.stages import Stage, Stages
 from edge_agent.stats import merged
+from edge_agent.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ STUCK_AFTER_S = 10.0
 
 STALE_FOR_S = 10.0
 """A camera that gives only frames that are too old, for so long, is told of."""
+DELIVERY_STUCK_AFTER_S = 90.0
+"""A publisher that is connected, has something to send, and brings nothing through for so long: every wait of its own is shorter."""
+READ_EVERY_S = 1.0
 GIVE_UP_AFTER_S = 60.0
 """Where no service manager would end the process, it ends itself."""
 
@@ -59,19 +66,23 @@ class Health:
         publisher: Publisher | Delivery,
         notifier: Notifier,
         cooling: Cooling | None = None,
-        troubles: Callable[[], Sequence[str]] = tuple,
+        vitals: Vitals | None = None,
     ) -> None:
         self.clock_synced = host.clock_synced()
         self.commands: Callable[[], CommandsHealth] | None = None
         """Tells of them; waits for nobody."""
+        self.troubles: Callable[[], Sequence[str]] = tuple
+        """What else degrades the agent."""
         self._context, self._all_captures, self._pipeline = context, captures, pipeline
         self._publisher = publisher if isinstance(publisher, Delivery) else Delivery({BROKER: publisher})
         self._notifier = notifier
         self._cooling = cooling or Cooling(None, lambda _: None)
-        self._troubles = troubles
         self._started = time.monotonic()
-        self._last_process = host.read_process()
-        self._last_beat = self._started
+        self._vitals = vitals or Vitals(ReaderContext())
+        self._stages = Stages([_delivery_stage(each) for each in self._publisher.publishers.values()])
+        self._read: tuple[float, Readings] | None = None
+        self._status_line = StatusLine(notifier)
+        self._notes: dict[str, str] = {}
         self._progress: tuple[list[int], float] = ([], self._started)
         self._petted = 0.0
         self._wake = threading.Event()
@@ -105,6 +116,12 @@ class Health:
             self._publisher.publish(encode(camera_status(self._context.device, capture, now, stopped=not capture.ended)))
         self._publisher.publish(encode(self.heartbeat(now, stopped=True)))
 
+    def note(self, about: str, text: str | None) -> None:
+        """Something that degrades the agent and is none of its parts, such as a configuration that was refused; None: no more."""
+        notes = {**self._notes, about: text or ""}
+        self._notes = {key: value for key, value in notes.items() if value}
+        self.beat_soon()
+
     def beat_soon(self) -> None:
         """Something changed that the next heartbeat should not keep waiting for, such as the way to the broker."""
         self._beat_now = True
@@ -120,6 +137,9 @@ class Health:
                 self._watch(now)
                 if self._cooling.tick(now):
                     self._beat_now = True
+                if (end := self._vitals.check(now)) is not None and self._pipeline.failure is None:
+                    self._pipeline.failure = end
+                    self._pipeline.finished.set()
                 if now >= next_beat or self._beat_now:
                     self._beat_now = False
                     self.beat(now)
@@ -141,25 +161,31 @@ class Health:
             log.error("pipeline makes no progress for=%.0fs", now - since)
             if self._notifier.watchdog_s is None and now - since > GIVE_UP_AFTER_S:
                 self._pipeline.give_up(f"an inference has not ended for {now - since:.0f} s")
-        elif not self._publisher.is_alive:
-            log.error("publisher has ended")
+        elif not self._publisher.is_alive or self._delivery_stuck(now):
+            log.error("publisher %s", "makes no progress" if self._publisher.is_alive else "has ended")
         elif self._notifier.watchdog_s is not None and now - self._petted >= self._notifier.watchdog_s / 4:
             self._notifier.watchdog()
             self._petted = now
-        self._notifier.status(self._status_line(now))
+        self._status_line.tell(self._service_status(now), now)
 
-    def _status_line(self, now: float) -> str:
+    def _delivery_stuck(self, now: float) -> bool:
+        """Where no service manager would end the process for it, it ends itself."""
+        stuck = self._stages.stuck(now)
+        if stuck and self._notifier.watchdog_s is None and max(stuck.values()) > DELIVERY_STUCK_AFTER_S + GIVE_UP_AFTER_S:
+            self._pipeline.give_up("the publisher makes no progress")
+        return bool(stuck)
+
+    def _service_status(self, now: float) -> ServiceStatus:
         online = sum(capture.status.state in {CameraState.ONLINE, CameraState.MUTED} for capture in self._captures)
         fps = sum(flow.served_rate.rate(now) for flow in self._pipeline.flows.values())
         kind = "broker" if BROKER in self._publisher.publishers else "sink"
         broker = "connected" if self._publisher.connected else f"away ({self._publisher.error or 'connecting'})"
         errors = [f"{c.camera.id}: {c.status.error}" for c in self._captures if c.status.error]
-        last = f"; {errors[0]}" if errors else ""
-        return f"{online} of {len(self._captures)} cameras online, {fps:.1f} fps served, {kind} {broker}{last}"[:480]
+        problems = (*self._notes.values(), *errors, *self.troubles(), *self._cooling.reasons(now), *self._vitals.reasons())
+        return ServiceStatus(online, len(self._captures), fps, broker, problems, kind)
 
     def beat(self, now: float) -> None:
         """One heartbeat, and each camera's state as of now."""
-        self.clock_synced = host.clock_synced()
         with self._speaking:
             if self._stopping:
                 return
@@ -182,10 +208,13 @@ class Health:
             return self.heartbeat(time.monotonic())
 
     def heartbeat(self, now: float, *, stopped: bool = False) -> HealthEvent:
-        """All that is known, as the contract writes it. May be called from any thread; changes nothing of what the next one says."""
+        """All that is known, as the contract writes it. In one thread at a time: see :meth:`report`."""
+        readings = self._readings_at(now)
+        self.clock_synced = bool(readings.host.clock and readings.host.clock.synced)
         verdict, reasons = self._verdict(now)
+        failure = self._pipeline.failure
         if stopped:
-            verdict, reasons = "stopped", []
+            verdict, reasons = "stopped", [str(failure)] if isinstance(failure, EdgeAgentError) else []
         context, pipeline = self._context, self._pipeline
         return HealthEvent(
             device=context.device,
@@ -202,8 +231,8 @@ class Health:
             stages_ms={**pipeline.stages_ms(), "publish": self._publisher.acknowledged_ms()},
             cameras={capture.camera.id: self._camera(capture, now, stopped=stopped) for capture in self._captures},
             delivery=_delivery(self._publisher.main, stopped=stopped),
-            process=self._process(now),
-            host=self._host(),
+            process=readings.process,
+            host=readings.host,
             governor=self._cooling.health(),
             sinks={
                 name: _delivery(publisher, stopped=stopped)
@@ -213,20 +242,34 @@ class Health:
             commands=self.commands() if self.commands else None,
         )
 
+    def _readings_at(self, now: float) -> Readings:
+        """Not again within a second: a share of the CPU needs some time to be one, whoever asks."""
+        if self._read is None or not 0 <= now - self._read[0] < READ_EVERY_S:
+            self._read = (now, self._vitals.read(now))
+        return self._read[1]
+
     def _verdict(self, now: float) -> tuple[Verdict, list[str]]:
         bad = [c for c in self._captures if c.status.state in {CameraState.BACKOFF, CameraState.STALLED} or (c.status.error and c.ended)]
-        reasons = [f"camera {c.camera.id}: {c.status.error or c.status.state.value}" for c in bad]
+        halted = self._halted(now)
+        reasons = halted + [f"camera {c.camera.id}: {c.status.error or c.status.state.value}" for c in bad]
         for name, publisher in self._publisher.publishers.items():
             if not publisher.connected:
                 reasons.append(f"{'broker' if name == BROKER else name}: {publisher.error or 'connecting'}")
             if (disk := publisher.spool.disk) is not None and disk.error is not None:
                 reasons.append(f"spool of {name}: {disk.error}")
-        reasons += self._cooling.reasons(now)
-        reasons += self._troubles()
+        reasons += [*self._notes.values(), *self.troubles(), *self._cooling.reasons(now), *self._vitals.reasons()]
         reasons += [f"camera {name}: every frame is older than its staleness_ms when the model is free" for name in self._all_stale(now)]
-        if bad and len(bad) == len(self._captures):
+        if halted or (bad and len(bad) == len(self._captures)):
             return "failing", reasons
         return ("degraded" if reasons else "ok"), reasons
+
+    def _halted(self, now: float) -> list[str]:
+        """What stands still, so that nothing works, whatever else says that it does."""
+        halted = [] if self._publisher.is_alive or not self._thread.is_alive() else ["publisher: has ended"]
+        still_s = now - self._progress[1]
+        if still_s > STUCK_AFTER_S and self._thread.is_alive() and not self._pipeline.finished.is_set():
+            halted.append(f"pipeline: an inference has not ended for {still_s:.0f} s")
+        return halted
 
     def _all_stale(self, now: float) -> list[str]:
         """Cameras of which nothing was served lately, and all that came was too old."""
@@ -266,15 +309,15 @@ class Health:
             events_withheld_total=merged(flow.withheld),
         )
 
-    def _process(self, now: float) -> ProcessHealth:
-        readings, last = host.read_process(), self._last_process
-        span = now - self._last_beat
-        percent = 100 * (readings.cpu_s - last.cpu_s) / span if span > 0 else 0.0
-        return ProcessHealth(round(percent, 1), readings.rss_bytes, readings.threads, readings.descriptors)
 
-    def _host(self) -> HostHealth:
-        readings = host.read_host()
-        return HostHealth(readings.load1, readings.memory_available_bytes, readings.temperature_c)
+def _delivery_stage(publisher: Publisher) -> Stage:
+    """A broker that is away is waited for."""
+
+    def mark() -> tuple[int, int, int]:
+        counts = publisher.counts
+        return counts.delivered, sum(counts.dropped.values()), counts.connections
+
+    return Stage("publisher", mark, lambda: not publisher.connected or publisher.queued[0] == 0, DELIVERY_STUCK_AFTER_S)
 
 
 def _delivery(publisher: Publisher, *, stopped: bool) -> DeliveryHealth:

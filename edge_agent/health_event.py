@@ -8,6 +8,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edge_agent.events import LOST_UPSTREAM, ErrorInfo, Fraction, ModelInfo, Timestamp
+from edge_agent.host_event import (
+    ClockHealth,
+    CpuHealth,
+    DiskHealth,
+    GpuHealth,
+    MemoryHealth,
+    NetworkHealth,
+    SystemHealth,
+)
 
 Percentiles = Annotated[dict[str, float], Field(description="p50, p95, p99 of the last 30 to 60 seconds")]
 
@@ -106,15 +115,33 @@ class ProcessHealth:
     rss_bytes: int
     threads: int
     descriptors: int
+    rss_slope_bytes_per_hour: Annotated[
+        int | None, Field(description="over the last hour at most; null before there are ten minutes of it, and in the first minute")
+    ] = None
+    descriptors_limit: int | None = None
+    children: Annotated[int, Field(description="processes that cameras run in")] = 0
+    children_rss_bytes: Annotated[int, Field(description="theirs, without what they share with others")] = 0
+    memory_used_bytes: Annotated[int | None, Field(description="what is held against memory_limit_bytes; null: not measured yet")] = None
+    memory_limit_bytes: Annotated[int | None, Field(description="where the agent leaves by itself, before the kernel ends it")] = None
+    memory_limit_origin: Annotated[str | None, Field(description="what says so: a key of agent.toml, a cgroup's limit, the memory")] = None
 
 
 @dataclass(frozen=True, slots=True)
 class HostHealth:
-    """The machine."""
+    """The machine. Parts are null where it does not tell."""
 
     load1: float
     memory_available_bytes: int | None
     temperature_c: Annotated[dict[str, float], Field(description="by thermal zone")]
+    system: SystemHealth | None = None
+    cpu: CpuHealth | None = None
+    memory: MemoryHealth | None = None
+    disk: DiskHealth | None = None
+    clock: ClockHealth | None = None
+    network: NetworkHealth | None = None
+    gpu: GpuHealth | None = None
+    power_mw: Annotated[dict[str, int] | None, Field(description="by rail, where the board measures it (INA3221 on Jetsons)")] = None
+    readers_failed_total: Annotated[int, Field(description="readings that failed by a defect of the agent's; the journal has them")] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,14 @@ import os
 import resource
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 _TIME_ERROR = 5
-_TIMEX_BYTES = 256
+_MOST_ERROR_US = 16_000_000
+"""The kernel stops counting there: it means unknown."""
+_TIMESYNCD = "run/systemd/timesync/synchronized"
 _APPLICATION = b"edge_agent device id"
 
 
@@ -73,13 +76,58 @@ def read_process(root: Path = Path("/")) -> ProcessReadings:
     return ProcessReadings(time.process_time(), rss, threading.active_count(), descriptors)
 
 
-def clock_synced() -> bool:
-    """Whether the kernel's clock is kept by NTP or the like (adjtimex(2)); False where it cannot be told."""
+class _Timex(ctypes.Structure):
+    """The beginning of struct timex (adjtimex(2)) on 64-bit Linux, and room for the rest."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("rest", ctypes.c_char * 216),
+    )
+
+
+@dataclass(frozen=True)
+class ClockState:
+    """Who keeps the wall clock."""
+
+    synced: bool | None
+    """None: cannot be told."""
+    told_by: str | None
+    max_error_s: float | None = None
+    """The kernel's own bound; None: unknown."""
+
+
+def kernel_clock() -> ClockState | None:
+    """What the kernel says; None where it may not be asked: a unit with ``ProtectClock=`` forbids adjtimex(2), also to read."""
+    timex = _Timex()
     try:
-        state: int = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+        state: int = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
     except (OSError, AttributeError):
-        return False
-    return 0 <= state < _TIME_ERROR
+        return None
+    if state < 0:
+        return None
+    error: int = timex.maxerror
+    return ClockState(state < _TIME_ERROR, "adjtimex", round(error / 1e6, 6) if 0 <= error < _MOST_ERROR_US else None)
+
+
+def clock_state(root: Path = Path("/"), ask: Callable[[], ClockState | None] = kernel_clock) -> ClockState:
+    """From the kernel; where that may not be asked, from the mark that systemd-timesyncd leaves once it has the time."""
+    found = ask()
+    if found is not None:
+        return found
+    try:
+        marked = (root / _TIMESYNCD).exists()
+    except OSError:
+        marked = False
+    return ClockState(True, "timesyncd") if marked else ClockState(None, None)
+
+
+def clock_synced() -> bool:
+    """Whether the wall clock is kept by NTP or the like; False where it cannot be told."""
+    return bool(clock_state().synced)
 
 
 def machine_device_id(root: Path = Path("/")) -> str | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from edge_agent.events import timestamp
+from edge_agent.journal import Journal, field_name
 from edge_agent.redaction import redact
 
 BURST = 5
@@ -102,6 +103,50 @@ class JsonFormatter(TextFormatter):
         return json.dumps(fields, ensure_ascii=False)
 
 
+class JournalHandler(logging.StreamHandler[TextIO]):
+    """Hands each record to the journal with fields, by which it can be searched: the pairs of its message are ``EDGE_<KEY>``.
+
+    What the journal does not take goes to ``stream``, which ends there too.
+    """
+
+    def __init__(self, journal: Journal, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.setFormatter(JournalFormatter())
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One entry."""
+        try:
+            sent = self._journal.send(_fields(record))
+        except Exception:  # as all of logging's handlers do: no log line ends the agent
+            self.handleError(record)
+            return
+        if not sent:
+            super().emit(record)
+
+    def close(self) -> None:
+        """At the process's end."""
+        self._journal.close()
+        super().close()
+
+
+def _fields(record: logging.LogRecord) -> dict[str, str]:
+    message = redact(record.getMessage())
+    trace = redact(logging.Formatter().formatException(record.exc_info)) if record.exc_info else ""
+    ours = {field_name(key): str(value) for key, value in _pairs(message)}
+    return {
+        **ours,
+        "MESSAGE": f"{message}\n{trace}" if trace else message,
+        "PRIORITY": str(_PRIORITY.get(record.levelno, 6)),
+        "SYSLOG_IDENTIFIER": "edge-agent",
+        "LOGGER": record.name,
+        "THREAD": record.threadName or "",
+        "CODE_FILE": record.pathname,
+        "CODE_LINE": str(record.lineno),
+        "CODE_FUNC": record.funcName or "",
+    }
+
+
 def _pairs(message: str) -> list[tuple[str, object]]:
     """The ``key=value`` pairs. An unquoted ``reason`` or last value reaches to the end: texts of others hold blanks and "="."""
     found: list[tuple[str, object]] = []
@@ -130,13 +175,25 @@ def setup(level: str, form: str, stream: TextIO | None = None) -> None:
         return
     if form == "auto":
         form = "journal" if is_journal(stream) else "text"
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter({"text": TextFormatter, "journal": JournalFormatter, "json": JsonFormatter}[form]())
+    handler = _to_journal(stream) if form == "journal" else None
+    if handler is None:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter({"text": TextFormatter, "journal": JournalFormatter, "json": JsonFormatter}[form]())
     handler.addFilter(RateLimit())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("edge_agent").setLevel(level.upper())
+
+
+def _to_journal(stream: TextIO) -> logging.StreamHandler[TextIO] | None:
+    """With fields, where the stream goes to a journal that can be reached; None where lines have to do."""
+    if not is_journal(stream):
+        return None
+    try:
+        return JournalHandler(Journal(), stream)
+    except OSError:
+        return None
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str] | None = None) -> bool:

@@ -15,11 +15,13 @@ import logging
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from edge_agent.durable import make_folder, write_whole
 from edge_agent.errors import AlreadyRunning, StateError
+
+__all__ = ["State", "default_directory", "write_whole"]
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class State:
     def open(self) -> None:
         """Create, lock and read. Raises StateError or AlreadyRunning; a disk that is full or broken is only told of."""
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.directory)
             self._lock = self._open_lock(self.directory / "lock")
         except OSError as error:
             self._tell(error)
@@ -155,32 +157,13 @@ class State:
 
     def _tell(self, error: OSError) -> None:
         if error.errno not in DISK_FAULTS:
-            raise StateError(self._problem(error)) from None
+            raise self._problem(error) from None
         if self.error is None:
             log.error("nothing can be kept across a restart directory=%s reason=%s", self.directory, error.strerror)
         self.error = f"{self.directory} cannot be used: {error.strerror}"
 
-    def _problem(self, error: OSError) -> str:
-        return (
+    def _problem(self, error: OSError) -> StateError:
+        return StateError(
             f"the state directory {self.directory} cannot be used: {error.strerror}; "
             "set [device] state_dir (or $STATE_DIRECTORY) to a folder that this user may write"
         )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file whole or not at all, also across a power cut; only this user may read it. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

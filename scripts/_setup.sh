@@ -106,15 +106,15 @@ wanted() {
 # usable VENV: it can be added to. One whose first run was interrupted cannot, nor one that was moved.
 usable() { [ ! -e "$1/.unfinished" ] && grep -qsF -- "$1" "$1/bin/activate" && "$1/bin/python" -c 'import pip' 2>/dev/null; }
 
-# create_venv VENV PYTHON
+# create_venv VENV PYTHON [OPTION...]
 create_venv() {
   rm -rf -- "$1"
   mkdir -- "$1"
   touch -- "$1/.unfinished"
   if "$2" -c 'import ensurepip' 2>/dev/null; then
-    "$2" -m venv -- "$1"
+    "$2" -m venv "${@:3}" -- "$1"
   else # Debian's python3-pip without its python3-venv
-    "$2" -m venv --without-pip -- "$1"
+    "$2" -m venv --without-pip "${@:3}" -- "$1"
     "$2" -m pip install -q --target "$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" pip
   fi
 }

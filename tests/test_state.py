@@ -285,7 +285,7 @@ def test_the_daemon_starts_on_a_disk_that_is_full_or_read_only(edge_agent: Comma
         else:
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         before = len((edge_agent.folder / "events.jsonl").read_text().splitlines()) if not first_run else 0
-        done = edge_agent.run("run", "-c", "agent.toml", "--seconds", "2")
+        done = edge_agent.run("run", "-c", "agent.toml", "--seconds", "4")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "nothing can be kept across a restart" in done.stderr

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_agent.durable import write_whole
 from edge_agent.errors import EdgeAgentError
 from edge_agent.runtimes.base import Runtime, Tensor
 
@@ -232,9 +233,7 @@ def keep_choice(folder: Path | None, key: str, choice: Choice, runtime: str) -> 
     entries.pop(key, None)
     entries = dict([*entries.items()][-_KEPT + 1 :])
     entries[key] = {**asdict(choice), "runtime": runtime}
-    partial = folder / f"{FILE}.new"
     try:
-        partial.write_text(json.dumps(entries, indent=1), "utf-8")
-        partial.replace(folder / FILE)
+        write_whole(folder / FILE, json.dumps(entries, indent=1))
     except OSError as error:
         log.debug("threads not kept reason=%s", error.strerror)

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edge_agent import logs, plugins
+from edge_agent import credential_paths, logs, plugins
 from edge_agent.credentials import read_secret
 from edge_agent.errors import ConfigError, SourceError, SourceErrorCode
 from edge_agent.sources._shared import Sender
@@ -126,7 +126,7 @@ def _made(request: dict[str, Any]) -> Source:
     base = Path(request["base_dir"])
 
     def resolve(path: str) -> Path:
-        return (base / Path(path).expanduser()).absolute()
+        return (base / Path(credential_paths.expanded(path)).expanduser()).absolute()
 
     size = request["model_size"]
     context = SourceContext(

@@ -1,0 +1,133 @@
+"""``edge-agent doctor``: what is wrong is found, on copies of boards' files and on a real agent, and says what mends it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edge_agent import doctor, doctor_machine, doctor_service
+from edge_agent.doctor_finding import Finding
+from tests.conftest import REPOSITORY, CommandLine, Mosquitto, free_port, terminated
+
+MACHINES = REPOSITORY / "tests" / "data" / "machines"
+CONFIG = """
+[device]
+id = "dev"
+state_dir = "state"
+[mqtt]
+host = "127.0.0.1"
+port = {port}
+[[cameras]]
+id = "front"
+source = "synthetic"
+"""
+
+
+def found(edge_agent: CommandLine, *arguments: str) -> dict[str, list[tuple[str, str, str]]]:
+    """Level, text and mend, by what."""
+    done = edge_agent.run("doctor", "--json", *arguments)
+    assert not done.stderr, done.stderr
+    result: dict[str, list[tuple[str, str, str]]] = {}
+    for line in done.stdout.splitlines():
+        told = json.loads(line)
+        result.setdefault(told["what"], []).append((told["level"], told["text"], told["mend"]))
+    levels = [each[0] for some in result.values() for each in some]
+    assert done.returncode == (1 if "wrong" in levels else 0)
+    return result
+
+
+def test_a_machine_without_a_configuration_is_told_how_to_make_one(edge_agent: CommandLine) -> None:
+    if Path("/etc/edge-agent/agent.toml").exists():
+        pytest.skip("edge-agent is installed on this machine")
+    result = found(edge_agent)
+    assert result["configuration"][0][0] == "wrong"
+    assert "edge-agent example" in result["configuration"][0][2]
+    assert result["edge-agent"][0][0] == "ok"
+    assert result["ONNX Runtime"][0][0] == "ok"
+
+
+def test_each_error_of_the_configuration_is_a_finding(edge_agent: CommandLine) -> None:
+    (edge_agent.folder / "agent.toml").write_text("[mqtt]\nprot = 1\n[[cameras]]\nid = 'a b'\nsource = 'synthetic'\n")
+    levels = found(edge_agent, "-c", "agent.toml")["configuration"]
+    assert len(levels) == 2
+    assert all(level == "wrong" for level, *_ in levels)
+
+
+def test_a_running_agent_is_asked(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
+    (edge_agent.folder / "agent.toml").write_text(CONFIG.format(port=mosquitto.port))
+    with terminated(edge_agent.start("run", "-c", "agent.toml")):
+        assert edge_agent.run("status", "-c", "agent.toml", "--wait", "30", "--up", "2").returncode == 0
+        result = found(edge_agent, "-c", "agent.toml")
+        assert result["agent"][0][:2] == ("ok", result["agent"][0][1])
+        assert result["broker"][0][0] == "ok"
+        assert result["configuration"][0][0] == "ok"
+
+
+def test_a_broker_that_is_not_there_is_said(edge_agent: CommandLine) -> None:
+    (edge_agent.folder / "agent.toml").write_text(CONFIG.format(port=free_port()))
+    result = found(edge_agent, "-c", "agent.toml")
+    assert result["broker"][0][0] == "wrong"
+    assert "--with-broker" in result["broker"][0][2]
+    assert result["agent"][0][0] == "note"
+
+
+def test_a_password_that_everybody_can_read_is_said(edge_agent: CommandLine) -> None:
+    secret = edge_agent.folder / "secret"
+    secret.write_text("hunter2\n")
+    text = CONFIG.format(port=1).replace("[mqtt]", '[mqtt]\nusername = "u"\npassword_file = "secret"')
+    (edge_agent.folder / "agent.toml").write_text(text)
+    for mode, expected in ((0o644, True), (0o640, False)):
+        secret.chmod(mode)
+        result = found(edge_agent, "-c", "agent.toml")
+        assert ("secrets" in result) is expected
+        assert "hunter2" not in str(result)
+
+
+def test_only_what_could_be_better(edge_agent: CommandLine) -> None:
+    done = edge_agent.run("doctor", "-q")
+    assert not [line for line in done.stdout.splitlines() if line.startswith(("ok", "note"))]
+    assert done.stderr.startswith(f"{done.stdout.count('wrong ')} wrong, ")
+
+
+@pytest.mark.parametrize("name", ["pi4", "pi5", "orin_nano", "laptop", "container"])
+def test_every_board_can_be_looked_at(name: str) -> None:
+    root = MACHINES / name
+    for look in (doctor_machine.board, doctor_machine.memory, doctor_machine.heat_and_power, doctor_service.unit):
+        for finding in look(root):
+            assert finding.text, finding
+
+
+def levels(findings: list[Finding]) -> dict[str, str]:
+    return {finding.what: finding.level for finding in findings}
+
+
+def test_a_weak_supply_and_a_hot_chip_are_said(tmp_path: Path) -> None:
+    root = tmp_path / "pi"
+    shutil.copytree(MACHINES / "pi4", root, symlinks=True)
+    (bits,) = list(root.rglob("get_throttled"))
+    bits.write_text("50005\n")
+    assert levels(list(doctor_machine.heat_and_power(root)))["power"] == "wrong"
+    bits.write_text("0\n")
+    assert "power" not in levels(list(doctor_machine.heat_and_power(root)))
+
+
+def test_scarce_memory_and_a_kernel_without_limits_are_said(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 1000000 kB\nMemAvailable: 102400 kB\n")
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cgroup.controllers").write_text("cpuset cpu io pids\n")
+    assert levels(list(doctor_machine.memory(tmp_path))) == {"memory": "wrong", "memory limits": "note"}
+    (tmp_path / "sys/fs/cgroup/cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 1024000 kB\n")
+    assert levels(list(doctor_machine.memory(tmp_path))) == {"memory": "ok"}
+
+
+def test_a_look_that_fails_hides_no_other() -> None:
+    def broken() -> list[Finding]:
+        raise OSError(5, "Input/output error")
+
+    looks = [doctor.Examination("machine", broken), doctor.Examination("machine", lambda: [Finding("ok", "other", "fine")])]
+    assert [finding.level for _, finding in doctor.examine(looks)] == ["wrong", "ok"]

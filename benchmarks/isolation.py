@@ -29,7 +29,8 @@ import numpy as np
 from _clips import encoded, repeated
 
 from edge_agent import config_file
-from edge_agent.capture import CameraState, Capture
+from edge_agent.camera_state import CameraState
+from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
 from edge_agent.image import BgrImage, Image, JpegImage, PlanarImage, YuyvImage
 from edge_agent.plugins import PluginKinds

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_agent import __version__, host
-from edge_agent.capture import CameraState, Capture
+from edge_agent.camera_state import CameraState
+from edge_agent.capture import Capture
 from edge_agent.cooling import Cooling
 from edge_agent.delivery import BROKER, Delivery
 from edge_agent.encoding import encode

@@ -15,7 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edge_agent.capture import CameraState, Capture
+from edge_agent.camera_state import CameraState
+from edge_agent.capture import Capture
 from edge_agent.detections import Detections
 from edge_agent.errors import EndOfStream, SourceUnavailable
 from edge_agent.frame import Frame
@@ -78,9 +79,9 @@ class Accounting(RuleBasedStateMachine):
         self.now = 1000.0  # what is due or stale must not hang on how fast the machine runs
         self.capture.slot._clock = lambda: self.now
         self.scheduler = Scheduler([self.capture], self.wake, lambda: self.now)
-        self.reader: Reader = self.capture._reader
+        self.reader: Reader = self.capture._readers.present
         self.reader.source = self.source
-        self.capture.opened(self.reader, INFO)
+        self.capture._intake.opened(self.reader, INFO)
         self.stopped = self.abandoned = False
         self.may_end_in = end_from  # else most runs would end before anything has happened
 
@@ -92,7 +93,7 @@ class Accounting(RuleBasedStateMachine):
     @rule(left_out=st.integers(0, 3), missing=st.integers(0, 2), age_s=st.sampled_from([0.0, 0.5, 100.0]))
     def a_picture_comes(self, left_out: int, missing: int, age_s: float) -> None:
         self.source.missing += missing
-        self.capture.arrived(self.reader, Reading(PICTURE, 0.0), self.now - age_s, left_out)
+        self.capture._intake.arrived(self.reader, Reading(PICTURE, 0.0), self.now - age_s, left_out)
         self.now += 0.0004
         self.missing += missing
         self.came += 0 if self.abandoned else 1 + left_out
@@ -100,7 +101,7 @@ class Accounting(RuleBasedStateMachine):
     @precondition(lambda self: self.capture.status.state is not CameraState.ENDED)
     @rule(left_out=st.integers(0, 3))
     def a_damaged_picture_comes(self, left_out: int) -> None:
-        self.capture.unreadable(self.reader, FrameUnreadable("torn"), left_out)
+        self.capture._intake.unreadable(self.reader, FrameUnreadable("torn"), left_out)
         self.came += 0 if self.abandoned else 1 + left_out
 
     @precondition(lambda self: self.capture.slot)
@@ -119,11 +120,11 @@ class Accounting(RuleBasedStateMachine):
     @precondition(lambda self: self.capture.status.state is not CameraState.ENDED)
     @rule(left_out=st.integers(0, 3))
     def it_is_lost_and_comes_back(self, left_out: int) -> None:
-        self.capture.over(self.reader, left_out)
+        self.capture._intake.over(self.reader, left_out)
         self.came += 0 if self.abandoned else left_out
-        self.capture.failed(self.reader, SourceUnavailable("gone"))
-        self.capture.connecting(self.reader)
-        self.capture.opened(self.reader, INFO)
+        self.capture._intake.failed(self.reader, SourceUnavailable("gone"))
+        self.capture._intake.connecting(self.reader)
+        self.capture._intake.opened(self.reader, INFO)
 
     @rule(command=st.sampled_from(["pause", "resume", "mute", "unmute"]))
     def somebody_commands(self, command: str) -> None:
@@ -132,7 +133,7 @@ class Accounting(RuleBasedStateMachine):
     @precondition(lambda self: self.may_end_in <= 0 and self.capture.status.state is not CameraState.ENDED)
     @rule()
     def it_ends(self) -> None:
-        self.capture.finished(self.reader, EndOfStream("over"))
+        self.capture._intake.finished(self.reader, EndOfStream("over"))
 
     @precondition(lambda self: self.may_end_in <= 0)
     @rule()
@@ -158,9 +159,9 @@ class Accounting(RuleBasedStateMachine):
     @precondition(lambda self: not self.abandoned)
     @rule()
     def another_reader_has_no_say(self) -> None:
-        other = Reader(self.capture, lambda: self.source, "left behind")
+        other = Reader(self.capture._intake, lambda: self.source, "left behind")
         with pytest.raises(Superseded):
-            self.capture.arrived(other, Reading(PICTURE, 0.0), self.now, 2)
+            self.capture._intake.arrived(other, Reading(PICTURE, 0.0), self.now, 2)
 
     @invariant()
     def it_adds_up(self) -> None:

@@ -14,7 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.capture import CAMERA_BACKOFF, HINT_S, CameraState, Capture
+from edge_agent._capture_asking import HINT_S
+from edge_agent._capture_standing import CAMERA_BACKOFF
+from edge_agent.camera_state import CameraState
+from edge_agent.capture import Capture
 from edge_agent.config import CameraConfig
 from edge_agent.errors import ConfigError, EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.frame import Frame
@@ -477,7 +480,7 @@ def test_the_last_frame_before_the_next_one_is_taken_is_wanted() -> None:
     source = ScriptedSource([frame()] * 4, gated=True)
     with running(Rig(source)) as rig:
         source.allow(3)
-        usual = rig.capture._rhythm.usual_s
+        usual = rig.capture._asking.rhythm.usual_s
         now = time.monotonic()
         rig.capture.expect(now + 0.5, now)
         assert usual > 0

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent import capture as capture_module
-from edge_agent.capture import CameraState
+from edge_agent import _capture_readers
+from edge_agent.camera_state import CameraState
 from edge_agent.errors import SourceUnavailable
 from edge_agent.frame import Frame
 from edge_agent.image import BgrImage
@@ -92,7 +92,7 @@ def test_another_source_is_opened_when_the_one_before_is_closed_and_the_counters
 
 
 def test_one_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture_module, "REPLACED_WITHIN_S", 0.05)
+    monkeypatch.setattr(_capture_readers, "REPLACED_WITHIN_S", 0.05)
     before, after = ScriptedSource([frame()] * 10, gated=True), ScriptedSource([frame()] * 1000, gated=True)
     rig = Rig(before)
     rig.capture.start()

@@ -22,7 +22,8 @@ from edge_agent._commands_kept import KeptCamera, KeptSettings
 from edge_agent._commands_limits import Answers, TokenBucket
 from edge_agent._commands_payload import ReloadResult
 from edge_agent._commands_snapshots import MOST_WAITING as MOST_SNAPSHOTS
-from edge_agent.capture import CameraState, Capture
+from edge_agent.camera_state import CameraState
+from edge_agent.capture import Capture
 from edge_agent.commands import BURST, MOST_WAITING, Commands, CommandsContext
 from edge_agent.controls import Controls
 from edge_agent.errors import ConfigError, Problem, StateError
@@ -367,7 +368,7 @@ def test_snapshots_are_only_made_where_their_owner_allows_them(tmp_path: Path) -
     assert "snapshots = true" in answer["error"]["message"]
     agent = Agent(tmp_path, snapshots=True, extra={"snapshots": False})
     assert agent.ask("snapshot", "front")["error"]["code"] == "not_allowed"
-    assert not agent.captures["front"]._onlookers
+    assert not agent.captures["front"]._intake.onlookers
 
 
 def test_of_all_cameras_those_are_sent_that_can_be(tmp_path: Path) -> None:
@@ -389,7 +390,7 @@ def test_a_camera_that_gives_no_picture_in_time_is_told_of_and_not_waited_for(ag
     assert agent.answers == []
     agent.pass_time(0.2)
     assert agent.answers[0]["error"]["code"] == "camera_silent"
-    assert not agent.captures["front"]._onlookers
+    assert not agent.captures["front"]._intake.onlookers
     agent.sources["front"].allow()
     agent.commands.work()
     assert agent.snapshots == []

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent.capture import MOST_LEFT_BEHIND, CameraState, Capture
+from edge_agent._capture_readers import MOST_LEFT_BEHIND
+from edge_agent.camera_state import CameraState
+from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.image import BgrImage
@@ -207,7 +209,7 @@ def test_a_factory_that_fails_is_tried_again() -> None:
         return third
 
     failed: list[bool] = []
-    rig.capture._another = another
+    rig.capture._readers.another = another
     with running(rig):
         wait_until(lambda: rig.colour() == 3)
         assert failed

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_agent.capture import CameraState, Capture
+from edge_agent.camera_state import CameraState
+from edge_agent.capture import Capture
 from edge_agent.errors import SourceUnavailable
 from edge_agent.memory import give_back
 from edge_agent.sources.base import Reading, Source, StreamInfo

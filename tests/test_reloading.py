@@ -11,7 +11,8 @@ import pytest
 
 from edge_agent import config_file, plugins
 from edge_agent._commands_kept import KeptSettings
-from edge_agent.capture import CameraState, Capture
+from edge_agent.camera_state import CameraState
+from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
 from edge_agent.controls import Controls
 from edge_agent.errors import ConfigError, StateError

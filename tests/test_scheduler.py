@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.capture import CameraState, Capture
+from edge_agent.camera_state import CameraState
+from edge_agent.capture import Capture
 from edge_agent.frame import Frame
 from edge_agent.image import BgrImage
 from edge_agent.scheduler import Scheduler

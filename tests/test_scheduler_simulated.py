@@ -109,10 +109,10 @@ class World:
         with self._wake:
             capture.captured_rate.tick(self.now)
             if outcome.arrived:
-                capture._rhythm.note(self.now - outcome.arrived[-1])
+                capture._asking.rhythm.note(self.now - outcome.arrived[-1])
             if self.feeds[index].obeys and self.now < capture.source.wanted_at:  # type: ignore[attr-defined]
                 capture.slot.pass_by("not_decoded")
-                capture._hint(self.now)  # as for each that arrives
+                capture._asking.hint(self.now)  # as for each that arrives
             else:
                 capture.slot.put(Frame(capture.camera.id, len(outcome.arrived), PIXEL, self.now, 0.0))
         outcome.arrived.append(self.now)

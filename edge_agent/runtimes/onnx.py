@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import logging
-import mmap
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +14,9 @@ import numpy as np
 from edge_agent.config import Table
 from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.runtimes import _onnx_binding, _onnx_file, _onnx_reopen, _providers
+from edge_agent.runtimes._onnx_description import class_names, metadata_size, precision_of, tensor_spec
+from edge_agent.runtimes._onnx_errors import first_line, refusal_reason
+from edge_agent.runtimes._onnx_sessions import Loader, engine_cache
 from edge_agent.runtimes.base import (
     FileFacts,
     GraphSpec,
@@ -32,18 +32,7 @@ from edge_agent.runtimes.base import (
 
 log = logging.getLogger(__name__)
 
-_LONGEST_REASON = 300
 _PICTURE_RANK = 4
-_QUANTIZED = {"QLinearConv", "DequantizeLinear", "ConvInteger"}
-_DTYPES = {
-    "float": "float32",
-    "float16": "float16",
-    "uint8": "uint8",
-    "int8": "int8",
-    "int32": "int32",
-    "int64": "int64",
-    "double": "float64",
-}
 
 
 class Config(Table):
@@ -62,7 +51,7 @@ class OnnxRuntime(Runtime):
         ort = _library()
         names = _providers.chosen(config.providers, ort.get_available_providers())
         facts = read_facts(context.path)
-        precision = _precision(context.path, facts)
+        precision = precision_of(context.path, facts)
         self._own_size: tuple[int, int] | None = None
         self._ort, self._fixed = ort, dict[str, Tensor]()
         self._binding: _onnx_binding.Binding | None = None
@@ -70,13 +59,13 @@ class OnnxRuntime(Runtime):
         self._rows = 0
         """How many pictures each inference is of, where the file takes neither fewer nor more; else 0."""
         with contextlib.ExitStack() as stack:
-            cache = _engine_cache(stack, context, names, (ort.__version__, precision))
-            loader = _Loader(ort, context, names, precision, cache)
+            cache = engine_cache(stack, context, names, (ort.__version__, precision))
+            loader = Loader(ort, context, names, precision, cache)
             try:
                 self._session = loader.load(str(context.path))
             except Exception as error:  # the library's exceptions have no useful common base
                 raise refusal(
-                    f"{context.path} is not a model that ONNX Runtime {ort.__version__} can run: {_reason(error, facts)}"
+                    f"{context.path} is not a model that ONNX Runtime {ort.__version__} can run: {refusal_reason(error, facts)}"
                 ) from None
             self._reopen(context, loader.load)
             self.spec = replace(self._describe(ort, context, facts), accelerator=loader.accelerator)
@@ -96,9 +85,9 @@ class OnnxRuntime(Runtime):
         session = self._session
         picture = next((node for node in session.get_inputs() if len(node.shape) == _PICTURE_RANK), None)
         if picture is None or context.path.suffix.lower() == ".ort":
-            self._keep_batch(context, 1 if picture is None else _spec(picture).shape[0])
+            self._keep_batch(context, 1 if picture is None else tensor_spec(picture).shape[0])
             return
-        sizes = _spec(picture).shape
+        sizes = tensor_spec(picture).shape
         width, height = context.input_size or (-1, -1)
         across = (2, 1) if sizes[3] in {1, 3} else (3, 2)
         other = any(size not in {-1, sizes[axis]} and sizes[axis] != -1 for axis, size in zip(across, (width, height), strict=True))
@@ -110,12 +99,12 @@ class OnnxRuntime(Runtime):
             self._session = load(_onnx_reopen.reopened(context.path.read_bytes(), picture.name))
         except Exception as error:
             if not other:
-                self._keep_batch(context, sizes[0], _first_line(error))
+                self._keep_batch(context, sizes[0], first_line(error))
                 return
             raise ModelError(
-                f"{context.path} is made for pictures {list(sizes)}, and cannot be used for others: {_first_line(error)}"
+                f"{context.path} is made for pictures {list(sizes)}, and cannot be used for others: {first_line(error)}"
             ) from None
-        if sizes[0] > 1 and not other and not self._takes_one(context, _spec(picture), session):
+        if sizes[0] > 1 and not other and not self._takes_one(context, tensor_spec(picture), session):
             self._session, self._own_size = session, None
             self._keep_batch(context, sizes[0])
 
@@ -129,7 +118,7 @@ class OnnxRuntime(Runtime):
     def _takes_one(self, context: RuntimeContext, picture: TensorSpec, before: Any) -> bool:
         """Whether the graph, made for many and opened, makes of one picture the row of one in each output that had one for each."""
         alone = with_fixed_size(replace(picture, shape=(1, *picture.shape[1:])), context.input_size or self._own_size, context.path)
-        had_rows = [_spec(node).shape[:1] == picture.shape[:1] for node in before.get_outputs()]
+        had_rows = [tensor_spec(node).shape[:1] == picture.shape[:1] for node in before.get_outputs()]
         try:
             met = self._session.run(None, {alone.name: np.zeros(alone.shape, alone.dtype)})
         except Exception:  # whatever it is, this is how it is found out
@@ -142,13 +131,13 @@ class OnnxRuntime(Runtime):
     def _describe(self, ort: Any, context: RuntimeContext, facts: FileFacts | None) -> GraphSpec:
         session = self._session
         metadata = dict(session.get_modelmeta().custom_metadata_map)
-        inputs = sorted(map(_spec, session.get_inputs()), key=lambda spec: len(spec.shape) != 4)  # the picture first
+        inputs = sorted(map(tensor_spec, session.get_inputs()), key=lambda spec: len(spec.shape) != 4)  # the picture first
         if not inputs:
             raise ModelBroken(f"{context.path} has no input: it is no model of pictures")
-        known = None if -1 not in inputs[0].shape[1:] else self._own_size or _metadata_size(metadata)
+        known = None if -1 not in inputs[0].shape[1:] else self._own_size or metadata_size(metadata)
         size = context.input_size or known
         inputs[0] = with_fixed_size(inputs[0], size, context.path)
-        outputs = tuple(map(_spec, session.get_outputs()))
+        outputs = tuple(map(tensor_spec, session.get_outputs()))
         if len(inputs) == 1 and any(-1 in output.shape for output in outputs):
             outputs = self._shapes_met(inputs[0], outputs)
         return GraphSpec(
@@ -156,9 +145,9 @@ class OnnxRuntime(Runtime):
             outputs,
             f"ONNX Runtime {ort.__version__}",
             session.get_providers()[0],
-            _precision(context.path, facts),
+            precision_of(context.path, facts),
             metadata,
-            _names(metadata.get("names", "")),
+            class_names(metadata.get("names", "")),
             facts,
         )
 
@@ -168,7 +157,7 @@ class OnnxRuntime(Runtime):
         try:
             met = self._session.run([output.name for output in outputs], blank)
         except Exception as error:
-            raise ModelError(f"the model cannot be run on a picture of {list(picture.shape)}: {_first_line(error)}") from None
+            raise ModelError(f"the model cannot be run on a picture of {list(picture.shape)}: {first_line(error)}") from None
         return tuple(
             replace(output, shape=tuple(size if size > 0 else -1 for size in tensor.shape))
             for output, tensor in zip(outputs, met, strict=True)
@@ -184,12 +173,12 @@ class OnnxRuntime(Runtime):
             try:
                 return self._binding.run(self._input, tensor)
             except Exception as error:  # sizes that are others than the graph states: then without
-                log.debug("not bound any more reason=%r", _first_line(error))
+                log.debug("not bound any more reason=%r", first_line(error))
                 self._binding = None
         try:
             outputs: list[Tensor] = self._session.run(self._outputs, {self._input: tensor, **self._fixed})
         except Exception as error:
-            raise ModelError(f"inference failed: {_first_line(error)}") from None
+            raise ModelError(f"inference failed: {first_line(error)}") from None
         if not self._is_met:
             self._is_met = True
             self._bind(outputs)
@@ -200,80 +189,6 @@ class OnnxRuntime(Runtime):
         with contextlib.suppress(Exception):  # a library that cannot is used as before
             if _onnx_binding.fits([node.shape for node in self._session.get_outputs()], outputs):
                 self._binding = _onnx_binding.Binding(self._ort, self._session, self._outputs, outputs, self._fixed)
-
-
-class _Loader:
-    """Makes sessions with the first provider that can, and says where that is another than was hoped for."""
-
-    def __init__(
-        self, ort: Any, context: RuntimeContext, names: Sequence[str], precision: str, cache: _providers.EngineCache | None
-    ) -> None:
-        self._ort, self._context, self._cache = ort, context, cache
-        folder = None if cache is None else cache.folder
-        self._entries = _providers.attempts(names, context.threads, precision, folder)
-        self.accelerator = ""
-        """What runs the last session that was loaded."""
-
-    def load(self, model: str | bytes) -> Any:
-        """Raises what the library raises for the last of the providers."""
-        if self._cache is not None and self._cache.fresh:
-            log.warning("compiling the model for this machine, which takes minutes once model=%s", self._context.path)
-            self._context.announce("compiling the model for this machine", _providers.BUILD_S)
-        for place, (name, options) in enumerate(self._entries):
-            try:
-                session = self._attempt(model, place)
-            except Exception as error:
-                if name == _providers.CPU or place == len(self._entries) - 1:
-                    raise
-                log.warning("provider cannot be used, going on without it provider=%s reason=%r", name, _first_line(error))
-                continue
-            runs = session.get_providers()
-            if self._cache is not None:
-                self._cache.used = _providers.TENSORRT in runs
-            if name not in runs:  # the library leaves out what cannot load its own libraries, without a word
-                if self._entries[place + 1 : place + 2] and self._entries[place + 1][0] == name:
-                    continue  # on another device
-                log.warning("provider cannot be used: are its libraries installed? provider=%s instead=%s", name, runs[0])
-            device = options.get("device_type") if runs[0] == name else None
-            self.accelerator = f"{runs[0]} ({device})" if device else runs[0]
-            return session
-        raise ModelError("no execution provider is left")
-
-    def _attempt(self, model: str | bytes, place: int) -> Any:
-        try:
-            return self._session(model, place)
-        except Exception:
-            if self._cache is None or self._cache.fresh or self._entries[place][0] != _providers.TENSORRT:
-                raise
-        log.warning("the engine that is kept cannot be loaded and is compiled again model=%s", self._context.path)
-        self._cache.clear()
-        self._context.announce("compiling the model for this machine", _providers.BUILD_S)
-        return self._session(model, place)
-
-    def _session(self, model: str | bytes, place: int) -> Any:
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = _providers.session_threads(self._entries[place][0], self._context.threads)
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._context.spin else "0")
-        # without the library's own fallback, which prints to stdout
-        return self._ort.InferenceSession(model, options, providers=_providers.following(self._entries, place), enable_fallback=0)
-
-
-def _engine_cache(
-    stack: contextlib.ExitStack, context: RuntimeContext, names: Sequence[str], made_by: tuple[str, str]
-) -> _providers.EngineCache | None:
-    """Where TensorRT's engine is kept; None where there is none to keep, or no folder for it."""
-    if _providers.TENSORRT not in names or context.state is None or not context.sha256:
-        return None
-    version, precision = made_by
-    options = _providers.options_for(_providers.TENSORRT, context.threads, precision, None) | {"size": str(context.input_size)}
-    key = _providers.cache_key(context.sha256, version, _providers.read_machine(), options)
-    try:
-        return stack.enter_context(_providers.EngineCache(context.state / "tensorrt", key))
-    except OSError as error:
-        log.warning("the engine cannot be kept: it will be compiled at each start folder=%s reason=%s", context.state, error.strerror)
-        return None
 
 
 def _library() -> Any:
@@ -300,59 +215,6 @@ def read_facts(path: Path) -> FileFacts | None:
     if facts.missing_files:
         raise ModelBroken(f"{path} keeps its weights in other files, which must lie beside it: {'; '.join(facts.missing_files)}")
     return facts
-
-
-def _reason(error: Exception, facts: FileFacts | None) -> str:
-    if facts is not None and facts.custom_operators:
-        return f"it has operators of its own: {', '.join(facts.custom_operators)}; export it without them"
-    text = _first_line(error)
-    known = re.search(r"domain ai.onnx is till opset (\d+)", str(error))
-    if facts is not None and known:
-        return f"it needs {facts.opset}, and this version knows up to {known[1]}; export it with a lower opset, or update onnxruntime"
-    return text
-
-
-def _metadata_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """Width and height of Ultralytics' ``imgsz`` entry, which is the text of a list of height and width."""
-    try:
-        height, width = ast.literal_eval(metadata.get("imgsz", ""))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    return (width, height) if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0 else None
-
-
-def _precision(path: Path, facts: FileFacts | None) -> str:
-    """By the operators, as weights may be quantized when it is loaded; in a file of the library's own (.ort), by their names in it."""
-    if facts is not None:
-        return "int8" if _QUANTIZED & facts.operators.keys() else facts.precision
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return "int8" if any(data.find(name.encode()) >= 0 for name in _QUANTIZED) else "float32"
-
-
-def _spec(node: Any) -> TensorSpec:
-    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape or ())
-    kind = node.type.removeprefix("tensor(").removesuffix(")")
-    return TensorSpec(node.name, shape, np.dtype(_DTYPES.get(kind, "float32")))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Class names from Ultralytics' ``names`` entry: the text of a Python dict or list."""
-    try:
-        names = ast.literal_eval(text) if text else ()
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return ()
-    if isinstance(names, dict) and names and all(isinstance(key, int) and 0 <= key < 100_000 for key in names):
-        return tuple(str(names.get(index, index)) for index in range(max(names) + 1))
-    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else ()
-
-
-def _first_line(error: Exception) -> str:
-    """The library's reason, without where in its own source it was found."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", lines[0])
-    text = re.sub(r"\S*\.(?:cc|h|cpp):\d+ .*?\) (?=[A-Z])", "", text)
-    text = re.sub(r"^Load model from .*? (?:failed: ?)?(?=[A-Z])", "", text)
-    return text[:_LONGEST_REASON]
 
 
 def build(context: RuntimeContext, config: Config) -> Runtime:

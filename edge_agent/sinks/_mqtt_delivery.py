@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _TRIES = 3
 """Of a message that the broker refuses without saying why."""
+_MOST_REFUSED = 256
+"""Such messages that are remembered."""
 _SUSPICIOUS_BYTES = 16 * 1024
 _HANG_UPS = 5
 _FORGET_S = 3600.0
@@ -42,11 +44,6 @@ class Parcel:
     is_state: bool = False
     mid: int | None = None
     outcome: Rejected | None = None
-
-    @property
-    def identity(self) -> tuple[str, bytes]:
-        """The same if it is tried again; state is, whatever it says now."""
-        return self.topic, b"" if self.is_state else self.payload
 
     @property
     def size(self) -> int:
@@ -111,17 +108,31 @@ class SizeLimit:
 
 
 class Patience:
-    """With messages that the broker refuses without saying why: it may pass, but must not hold up the others for ever."""
+    """With messages that the broker refuses without saying why: it may pass, but must not hold up the others for ever.
+
+    Each has its own: state is sent again on every connection, so two that are refused come by turns.
+    """
 
     def __init__(self) -> None:
-        self._with: tuple[str, bytes] | None = None
-        self._tries = 0
+        self._tries: dict[tuple[str, int], int] = {}
 
-    def is_over(self, identity: tuple[str, bytes]) -> bool:
-        """Whether this refusal of the message is one too many."""
-        self._tries = self._tries + 1 if identity == self._with else 1
-        self._with = identity
-        return self._tries >= _TRIES
+    def is_over(self, parcel: Parcel) -> bool:
+        """Whether this refusal of the message is one too many. It stays so until the broker takes it."""
+        key = _identity(parcel)
+        self._tries[key] = tries = self._tries.pop(key, 0) + 1
+        if len(self._tries) > _MOST_REFUSED:
+            del self._tries[next(iter(self._tries))]
+        return tries >= _TRIES
+
+    def taken(self, parcel: Parcel) -> None:
+        """The broker acknowledged it."""
+        if self._tries:
+            self._tries.pop(_identity(parcel), None)
+
+
+def _identity(parcel: Parcel) -> tuple[str, int]:
+    """The same if it is tried again; that of state is, whatever it says now."""
+    return parcel.topic, 0 if parcel.is_state else hash(parcel.payload)
 
 
 class Delivery:
@@ -201,13 +212,14 @@ class Delivery:
         reason, told = self._link.acks.pop(parcel.mid)
         if reason.value < words.FAILURE:
             self._limit.taken(parcel.size)
+            self._patience.taken(parcel)
             return
         why = words.said(reason, told)
         if parcel.reply_to is not None:
             self._refuse(parcel, why)
         elif reason.value == words.QUOTA_EXCEEDED:
             raise self._unavailable(f"{parcel.topic}: {why}", reason)
-        elif reason.value in words.UNSPECIFIED and not self._patience.is_over(parcel.identity):
+        elif reason.value in words.UNSPECIFIED and not self._patience.is_over(parcel):
             raise self._unavailable(f"{parcel.topic}: {why}")
         else:
             self._refuse(parcel, why + _hint(reason))

@@ -14,7 +14,8 @@ from typing import Any
 import av
 import pytest
 
-from edge_agent.capture import CameraState, Capture
+from edge_agent.camera_state import CameraState
+from edge_agent.capture import Capture
 from edge_agent.errors import ConfigError, SourceErrorCode, SourceUnavailable
 from edge_agent.image import JpegImage
 from edge_agent.preflight import build_source

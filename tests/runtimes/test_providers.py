@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.errors import ConfigError
 from edge_agent.models import _threads
-from edge_agent.runtimes import _providers, onnx, tflite
+from edge_agent.runtimes import _onnx_sessions, _providers, onnx, tflite
 from edge_agent.runtimes._providers import ACL, CPU, CUDA, OPENVINO, TENSORRT, XNNPACK, EngineCache, Machine
 from edge_agent.runtimes.base import RuntimeContext
 from tests.conftest import MODEL, needs
@@ -153,7 +153,7 @@ def loaded(library: Library, caplog: pytest.LogCaptureFixture, cache: EngineCach
     announce = lambda what, _seconds: said.append(what) if said is not None else None  # noqa: E731
     context = RuntimeContext(Path("m.onnx"), 1, announce=announce)
     with caplog.at_level("WARNING"):
-        return str(onnx._Loader(library, context, JETSON, "int8", cache).load("m.onnx").get_providers()[0])
+        return str(_onnx_sessions.Loader(library, context, JETSON, "int8", cache).load("m.onnx").get_providers()[0])
 
 
 def test_a_provider_that_fails_is_passed_over_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:

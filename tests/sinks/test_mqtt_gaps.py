@@ -166,6 +166,25 @@ def test_a_broker_that_always_hangs_up_on_subscriptions_is_asked_less_and_less()
     assert waits == [120, 240, 480, 960, 1920]
 
 
+def test_a_state_and_an_event_that_are_both_refused_end_after_a_few_connections() -> None:
+    """They come by turns, for the state is sent first on each."""
+    with scripted(Script(puback=lambda each: 0x80 if each.topic.endswith("status") or each.payload.startswith(b"3") else 0)) as broker:
+        sink, waiting = make_sink(broker.port), detections(6)
+        for _ in range(4):
+            with connected(sink), pytest.raises(SinkUnavailable) as caught:
+                sink.write([STATUS_ONLINE, *waiting])
+            waiting = waiting[max(0, caught.value.confirmed - 1) :]
+        with connected(sink):
+            outcomes = sink.write([STATUS_ONLINE, *waiting])
+            assert [outcome is not None for outcome in outcomes] == [True, True, False, False]
+        broker.script.puback = lambda _: 0
+        with connected(sink):
+            assert sink.write([STATUS_ONLINE]) == [None]
+            broker.script.puback = lambda _: 0x80  # which may pass, as before
+            with pytest.raises(SinkUnavailable):
+                sink.write([STATUS_ONLINE])
+
+
 def test_what_the_system_says_comes_with_what_it_means(tmp_path: Path) -> None:
     def said(port: int = 1, unix_socket: str | None = None) -> str:
         with pytest.raises(SinkUnavailable) as caught:

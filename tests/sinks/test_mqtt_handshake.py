@@ -168,3 +168,20 @@ def test_a_certificate_of_the_same_name_is_not_the_one_that_is_pinned(certificat
         for pinned in (certificate, ours.certificate):
             with pytest.raises(SinkUnavailable, match="certificate is not trusted"):
                 make_sink(broker.port, tls=tls_context(TlsFiles(str(pinned.file)))).connect()
+
+
+def test_a_client_certificate_can_take_the_place_of_user_and_password(ours: Authority, certificate: Certificate, tmp_path: Path) -> None:
+    """As docs/mqtt.md has it: the name in the certificate is the device's id, and decides where it may write."""
+    (tmp_path / "acl").write_text("pattern write edge/%u/#\n")
+    rules = ("require_certificate true", "use_identity_as_username true", f"acl_file {tmp_path}/acl", "allow_anonymous false")
+    files = (f"cafile {ours.certificate.file}", f"certfile {certificate.file}", f"keyfile {certificate.key}")
+    broker = Mosquitto(tmp_path, lines=(*files, *rules)).start()
+    try:
+        for name, allowed in (("dev", True), ("another", False)):
+            client = ours.issue(name)
+            tls = tls_context(TlsFiles(str(ours.certificate.file), str(client.file), str(client.key)))
+            with connected(make_sink(broker.port, tls=tls)) as sink:
+                (outcome,) = sink.write([STATUS_ONLINE])
+                assert (outcome is None) == allowed, outcome
+    finally:
+        broker.stop()

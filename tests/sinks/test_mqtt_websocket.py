@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from edge_agent.sinks.mqtt import MqttSink
@@ -24,10 +26,13 @@ def test_what_a_full_websocket_takes_in_pieces_arrives_whole_and_once(qos: int) 
             wait_until(link.client.want_write, what="the network to be full")
         return False
 
-    messages = detections(30, 400_000)
+    messages = detections(20, 50_000)
     with scripted(Script(on=wait_until_full), websocket=True) as broker:
+        broker._server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # of what it takes, so that it is soon full
         sinks.append(make_sink(broker.port, websocket={}, qos=qos))
         with connected(sinks[0]) as sink:
+            assert sink._link is not None
+            sink._link.client.socket()._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # type: ignore[union-attr]  # paho's
             assert sink.write(messages) == [None] * len(messages)
             wait_until(lambda: len(broker.published) == len(messages))
     assert [each.payload for each in broker.published] == [message.payload for message in messages]

@@ -80,15 +80,17 @@ class Reader:
         self.wedged = False
         """Its present call was found not to return; the owner's to write."""
         self.unreadable_in_a_row = 0
-        self._owner, self._make, self._delay_s = owner, make, delay_s
+        self._owner, self._delay_s = owner, delay_s
+        self._make: Callable[[], Source] | None = make
         self._stopping = threading.Event()
         self._nudged = threading.Event()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
     def patience_s(self) -> float:
-        """Longest time that the present call may take."""
-        return PATIENCE_S if self.source is None else self.source.patience_s
+        """Longest time that the present call may take. From any thread."""
+        source = self.source
+        return PATIENCE_S if source is None else source.patience_s
 
     def stop(self) -> None:
         """Ask the thread to end; it does so at the source's next answer."""
@@ -114,6 +116,7 @@ class Reader:
             if self.source is not None:
                 self._called("close", self.source.close)
                 self._called("close", self.source.dispose)
+            self.source = self._make = None  # whoever remembers this reader is not to keep its pictures' memory with it
 
     def _attempt(self) -> float | None:
         """Open, read while it lasts, close. Seconds to wait before the next attempt; None: there is none."""
@@ -144,11 +147,12 @@ class Reader:
 
     def _session(self) -> None:
         self._owner.connecting(self)
-        if self.source is None:
-            source = self._called("open", self._make)
-            self.source = source
-            self._owner.made(self, source)
+        if self._make is not None:
+            made = self._called("open", self._make)
+            self.source, self._make = made, None  # it holds what came before, and that what came before it
+            self._owner.made(self, made)
         source = self.source
+        assert source is not None
         try:
             self._owner.opened(self, self._called("open", source.open))
             self.unreadable_in_a_row = 0

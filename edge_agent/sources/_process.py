@@ -168,7 +168,7 @@ class ProcessSource(Source):
         if self._running is not None and self._running.has_ended:  # in a long pause
             self._end()
         if self._running is None:
-            self._running, self._receiver = _Running(self._target.camera), Receiver()
+            self._running = _Running(self._target.camera)
             self._call(self._target.request(), START_S)
         self._is_open = True
         answer, _, _ = self._call({"call": "open", "position": self.position}, self._within_s(self.position))
@@ -243,4 +243,5 @@ class ProcessSource(Source):
 
     def _end(self) -> bool:
         running, self._running, self._is_open = self._running, None, False
+        self._receiver = Receiver()  # its memory goes with the last picture, however long we are remembered
         return running is None or running.end()

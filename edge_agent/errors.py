@@ -163,13 +163,21 @@ class SinkUnavailable(SinkError):
 
     ``confirmed``: with so many of the messages of the write that failed, from the first, the receiver is done;
     ``rejected``: which of those, by position, it refused for good. ``retry_after_s``: trying again sooner would only annoy it.
+    ``standing``: the connection is not lost by that, and serves for the next try.
     """
 
     def __init__(
-        self, message: str, confirmed: int = 0, *, rejected: Mapping[int, Rejected] | None = None, retry_after_s: float = 0.0
+        self,
+        message: str,
+        confirmed: int = 0,
+        *,
+        rejected: Mapping[int, Rejected] | None = None,
+        retry_after_s: float = 0.0,
+        standing: bool = False,
     ) -> None:
         super().__init__(message)
         self.confirmed, self.rejected, self.retry_after_s = confirmed, dict(rejected or {}), retry_after_s
+        self.standing = standing
 
     exit_code = ExitCode.UNAVAILABLE
 

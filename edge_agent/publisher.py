@@ -60,9 +60,14 @@ class Publisher:
         policy: BackoffPolicy = SINK_BACKOFF,
         on_change: Callable[[], None] = lambda: None,
         linger_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``linger_s``: how long an event may wait for company; what is sent together costs less of the CPU."""
+        """``linger_s``: how long an event may wait for company; what is sent together costs less of the CPU.
+
+        ``clock``: seconds, by which connections prove stable, and a receiver that takes no more for now is left alone.
+        """
         self.sink, self.spool = sink, spool
+        self._clock = clock
         self.connected = False
         self.error: str | None = None
         self._backoff = Backoff(policy)
@@ -75,6 +80,8 @@ class Publisher:
         self._acknowledged: dict[str | None, Sketch] = {}
         """By camera: from an event's hand-over to its acknowledgement."""
         self._stopping = self._keep_trying = False
+        self._rest_until, self._rests_wholly = 0.0, False
+        """The receiver takes no events before that; with ``_rests_wholly``, nothing."""
         self._polling: int | None = None
         """An eventfd, while the thread waits for it and for what comes in: it would not hear the condition."""
         self._abandon = threading.Event()
@@ -97,6 +104,7 @@ class Publisher:
                 self.spool.maintain()
             except Exception:  # a defect there must not end it for ever
                 log.exception("spool failed unexpectedly sink=%s", self.sink.name)
+                self._abandon.wait(1.0)
             if disk.always:
                 with self._changed:
                     self._wake()
@@ -202,39 +210,57 @@ class Publisher:
     def _session(self) -> None:
         self.sink.connect()
         with self._changed:
-            self.connected, self.error = True, None
-            self._connections += 1
+            self._rest_until = 0.0
             self._outbox.begin()
             self.spool.connected()
-        self._backoff.up(time.monotonic())
-        log.info("connected sink=%s queued=%d", self.sink.name, self.queued[0])
-        self._on_change()
+        if self.sink.proven:
+            self._up()
         while not self._abandon.is_set():
             first, events = self._next_batch()
             if first or events:
                 self._write(first, events)
-            elif self._stopping:
+            elif self._stopping and not self._pending():
                 return
             else:
                 self.sink.check()
 
+    def _up(self) -> None:
+        """It is there, and takes what it is sent."""
+        with self._changed:
+            was_connected = self.connected
+            self._connections += not was_connected
+            self.connected, self.error = True, None
+        self._backoff.up(self._clock())
+        log.info("%s sink=%s queued=%d", "taken again" if was_connected else "connected", self.sink.name, self.queued[0])
+        self._on_change()
+
     def _pending(self) -> bool:
         with self._changed:
-            return bool(self._outbox) or self.spool.queued[0] > 0
+            return bool(self._outbox) or self.spool.waiting[0] > 0
 
     def _next_batch(self) -> tuple[list[Message], list[Message]]:
         """State and what passes first, so that a backlog never delays it; then events in order."""
         with self._changed:
             self._await_work()
-            first = self._outbox.take(self.sink.most)
-        events = self.spool.take(self.sink.most - len(first))
-        if not first and not events:
+            resting = self._is_resting
+            first = [] if resting and self._rests_wholly else self._outbox.take(self.sink.most)
+        events = [] if resting else self.spool.take(self.sink.most - len(first))
+        if not first and not events and not resting:
             with self._changed:
                 first = self._outbox.take_last()
         return first, events
 
+    @property
+    def _is_resting(self) -> bool:
+        """At the end it is tried once more all the same."""
+        return not self._stopping and self._clock() < self._rest_until
+
     def _await_work(self) -> None:
-        if not self._outbox and not self.spool.ready and not self._stopping:
+        if self._is_resting:
+            if self._rests_wholly or not self._outbox:
+                self._idle(IDLE_S)
+            return
+        if not self._outbox and not self.spool.ready and (not self._stopping or self.spool.waiting[0]):
             self._idle(PACE_S if self.spool.waiting[0] else IDLE_S)
         if self._linger_s and self.spool.ready:
             self._wake_at = max(1, min(self.sink.most, self.spool.limits.max_events // 2))
@@ -269,8 +295,22 @@ class Publisher:
         except BaseException as error:
             confirmed, rejected = (error.confirmed, error.rejected) if isinstance(error, SinkUnavailable) else (0, {})
             self._settle(first, events, [rejected.get(position) for position in range(confirmed)])
-            raise
+            if not isinstance(error, SinkUnavailable) or not error.standing or self._stopping:
+                raise
+            self._rest(error, wholly=confirmed < len(first))
+            return
         self._settle(first, events, outcomes)
+        if self.sink.proven and self.error is not None and not self._is_resting:
+            self._up()
+
+    def _rest(self, error: SinkUnavailable, *, wholly: bool) -> None:
+        """The receiver takes no more for now: to hang up would only tell everybody that we are gone."""
+        with self._changed:
+            self.error = str(error)
+            self._rest_until, self._rests_wholly = self._clock() + error.retry_after_s, wholly
+        log.warning("sink takes no more for now sink=%s retry_in=%.1fs queued=%d reason=%s",
+                    self.sink.name, error.retry_after_s, self.queued[0], error)  # fmt: skip
+        self._on_change()
 
     def _settle(self, first: Sequence[Message], events: Sequence[Message], outcomes: Sequence[Rejected | None]) -> None:
         """With the first of the batch the sink is through, and how; the rest waits again where it was, before what came since."""
@@ -291,7 +331,7 @@ class Publisher:
 
     def _wait_after(self, reason: str, least_s: float = 0.0) -> None:
         self.sink.close()
-        self._backoff.down(time.monotonic())
+        self._backoff.down(self._clock())
         delay = max(least_s, self._backoff.next_delay())
         with self._changed:
             self.connected, self.error = False, reason

@@ -218,18 +218,26 @@ class Delivery:
         if parcel.reply_to is not None:
             self._refuse(parcel, why)
         elif reason.value == words.QUOTA_EXCEEDED:
-            raise self._unavailable(f"{parcel.topic}: {why}", reason)
+            raise self._unavailable(f"{parcel.topic}: {why}", reason, standing=self._is_drained())
         elif reason.value in words.UNSPECIFIED and not self._patience.is_over(parcel):
             raise self._unavailable(f"{parcel.topic}: {why}")
         else:
             self._refuse(parcel, why + _hint(reason))
 
-    def _unavailable(self, why: str, reason: ReasonCode | None = None) -> SinkUnavailable:
+    def _is_drained(self) -> bool:
+        """Wait for what else was sent; whether nothing is in flight any more, so that this connection can go on."""
+        link = self._link
+        link.pump(lambda: link.in_flight == 0 or link.lost is not None, self._ack_timeout_s)
+        link.acks.clear()  # their numbers will be used again
+        return link.in_flight == 0 and link.lost is None
+
+    def _unavailable(self, why: str, reason: ReasonCode | None = None, *, standing: bool = False) -> SinkUnavailable:
         code = self._link.code if reason is None else reason.value
         done = self._parcels[: self._settled]
         following = self._parcels[self._settled].position if self._settled < len(self._parcels) else 0
         rejected = {p.position: p.outcome for p in done if p.outcome is not None and p.position < following}
-        return SinkUnavailable(f"{self._name}: {why}", following, rejected=rejected, retry_after_s=retry_after_s(code))
+        wait_s = retry_after_s(code)
+        return SinkUnavailable(f"{self._name}: {why}", following, rejected=rejected, retry_after_s=wait_s, standing=standing)
 
 
 def retry_after_s(code: int | None) -> float:

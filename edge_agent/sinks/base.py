@@ -20,6 +20,8 @@ class Sink(ABC):
     """For logs, without secrets."""
     most: int = 200
     """The most messages given to one ``write``."""
+    proven: bool = True
+    """Not after a refusal, where only a ``write`` can show that the receiver is there again: to connect says nothing then."""
 
     @abstractmethod
     def connect(self) -> None:
@@ -30,7 +32,8 @@ class Sink(ABC):
         """Deliver all of them, in order, within a bounded time; returns once the receiver has confirmed.
 
         One entry for each message: None, or why it was refused for good. Raises SinkUnavailable when it is not
-        known to have worked: those beyond its ``confirmed`` are then kept and written again after the next ``connect``.
+        known to have worked: those beyond its ``confirmed`` are then kept and written again after the next ``connect``, or
+        over this connection if it is ``standing``.
         """
 
     @abstractmethod

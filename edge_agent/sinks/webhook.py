@@ -126,6 +126,7 @@ class WebhookSink(Sink):
             self.close()
             raise self._unavailable(_problem(error), outcomes) from None
         if 200 <= answer.status < 300:
+            self.proven = True
             return None
         said = f"answered {answer.status}{f': {answer.text}' if answer.text else ''}"
         if answer.status < 400:
@@ -198,6 +199,7 @@ class WebhookSink(Sink):
         return min(_LONGEST_WAIT_S, seconds) if seconds > 0 else 0.0
 
     def _unavailable(self, why: str, outcomes: Sequence[Rejected | None], retry_after_s: float = 0.0) -> SinkUnavailable:
+        self.proven = False
         rejected = {position: outcome for position, outcome in enumerate(outcomes) if outcome is not None}
         return SinkUnavailable(f"{self.name}: {why}", len(outcomes), rejected=rejected, retry_after_s=retry_after_s)
 

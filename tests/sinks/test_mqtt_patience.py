@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from edge_agent.events import STATUS_ONLINE
+from edge_agent.events import STATUS_ONLINE, Kind, Message
 from edge_agent.publisher import Publisher
 from edge_agent.retry import BackoffPolicy
+from edge_agent.sinks import _mqtt_delivery
 from edge_agent.spool import Spool, SpoolLimits
 from tests.broker import Connection, Script, scripted
 from tests.conftest import wait_until
@@ -97,3 +98,23 @@ def test_a_connection_that_dies_at_once_again_and_again_is_left_alone_longer_and
             tries = len(broker.connections)
         assert tries <= 8
         assert took > 0.05
+
+
+def test_a_broker_whose_quota_is_exceeded_keeps_its_connection_and_sees_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To hang up would say ``offline`` and ``online`` every few seconds, to everybody, for as long as the quota lasts."""
+    monkeypatch.setattr(_mqtt_delivery, "_BUSY_S", 0.3)
+    script = Script(puback=lambda message: 0x97 if message.topic.endswith("detections") else 0)
+    with scripted(script) as broker, publisher_of(make_sink(broker.port)) as publisher:
+        publisher.publish(STATUS_ONLINE)
+        for message in detections(30):
+            publisher.publish(message)
+        wait_until(lambda: publisher.error and "quota" in publisher.error.lower())
+        publisher.publish(Message(Kind.HEALTH, None, b"{}"))
+        wait_until(lambda: any(message.topic == "edge/dev/health" for message in broker.published))
+        tried = len(broker.published)
+        wait_until(lambda: len(broker.published) > tried)  # again, over the same connection
+        script.puback = lambda _: 0
+        wait_until(lambda: publisher.counts.delivered == 30)
+        assert (len(broker.connections), publisher.counts.connections, publisher.counts.dropped.total()) == (1, 1, 0)
+        assert broker.connections[0].outstanding == 0
+        assert [message.payload for message in broker.published][-30:] == [message.payload for message in detections(30)]

@@ -25,6 +25,7 @@ from edge_agent.events import Message
 from edge_agent.health import Health
 from edge_agent.image import Image
 from edge_agent.models import _loading as model_loading
+from edge_agent.models import _model_file
 from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Family, Model, Prediction, Thresholds
 from edge_agent.pipeline import Pipeline
@@ -102,7 +103,7 @@ class PacedModel(Model):
 def runtime_of(config: AgentConfig) -> Runtime:
     """The configured model's file, opened as the agent does."""
     _, threads = model_loading.lanes_and_threads(config.settings.model, only_files=False)
-    context = RuntimeContext(model_loading.model_path(config), threads)
+    context = RuntimeContext(_model_file.model_path(config), threads)
     runtime: Runtime = plugins.load("runtimes", config.runtime).build(context, config.runtime_options)
     return runtime
 

@@ -27,6 +27,7 @@ from edge_agent.events import STATUS_ONLINE, Message, ModelInfo
 from edge_agent.health import Health, HealthContext
 from edge_agent.image import Image
 from edge_agent.models import _loading as model_loading
+from edge_agent.models import _model_file, _thresholds
 from edge_agent.models.base import Family, Model, Prediction, Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
@@ -237,7 +238,7 @@ def models(config: AgentConfig, meter: StageMeter, slower: Slower = AS_IT_IS) ->
     module = load("runtimes", config.runtime)
     found = []
     for lane in loaded.lanes:
-        runtime = module.build(RuntimeContext(model_loading.model_path(config), threads), config.runtime_options)
+        runtime = module.build(RuntimeContext(_model_file.model_path(config), threads), config.runtime_options)
         found.append(MeteredModel(MeteredRuntime(runtime, meter), lane.family, lane.labels, slower))
         runtime.infer(np.zeros(runtime.spec.inputs[0].shape, runtime.spec.inputs[0].dtype))
     return found, loaded.identity
@@ -263,7 +264,7 @@ class Line:
         self._captures = [Capture(camera, source, wake) for camera, source in zip(config.cameras, self._sources, strict=True)]
         self._state = state_for(config)
         thresholds = {
-            camera.id: model_loading.thresholds_for(camera.settings, config.settings.model, self._models[0].labels, index)
+            camera.id: _thresholds.thresholds_for(camera.settings, config.settings.model, self._models[0].labels, index)
             for index, camera in enumerate(config.cameras)
         }
         self._state.open()

@@ -38,6 +38,7 @@ from edge_agent.demo import clip_path
 from edge_agent.events import Message, ModelInfo
 from edge_agent.image import Image, JpegImage, Pixels, PlanarImage, YuyvImage
 from edge_agent.models import _loading as model_loading
+from edge_agent.models import _thresholds
 from edge_agent.motion import MotionGate, plane_size
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_source
@@ -152,7 +153,7 @@ class Bench:
             wake = threading.Condition()
             capture = Capture(config.cameras[0], source, wake)
             model = self._loaded.lanes[0]
-            thresholds = model_loading.thresholds_for(config.cameras[0].settings, config.settings.model, model.labels, 0)
+            thresholds = _thresholds.thresholds_for(config.cameras[0].settings, config.settings.model, model.labels, 0)
             messages: list[Message] = []
             context = PipelineContext("bench", "bench", messages.append, lambda _: range(10**6), lambda: True)
             identity = self._loaded.identity

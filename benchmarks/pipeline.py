@@ -33,7 +33,7 @@ from edge_agent import config_file, plugins
 from edge_agent.config import AgentConfig
 from edge_agent.demo import clip_path
 from edge_agent.image import Image
-from edge_agent.models import _loading as model_loading
+from edge_agent.models import _model_file
 from edge_agent.models.base import Thresholds
 from edge_agent.preflight import build_source
 from edge_agent.sources.file import decoder_threads
@@ -389,7 +389,7 @@ def conditions(bench: Bench) -> dict[str, Any]:
         "cores": cores(),
         "load1_before": round(os.getloadavg()[0], 2),
         "python": sys.version.split()[0],
-        "model": bench.model or model_loading.BUILTIN_FILE,
+        "model": bench.model or _model_file.BUILTIN_FILE,
         "sink": "mqtt to a local mosquitto" if bench.port else "null: mosquitto is not installed",
         "seconds": bench.seconds,
         "rounds": bench.rounds,

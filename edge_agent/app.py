@@ -33,7 +33,7 @@ from edge_agent.last_good import LastGood
 from edge_agent.libraries import ensure_libraries
 from edge_agent.memory_ceiling import MemoryCeiling
 from edge_agent.metrics import Exporter
-from edge_agent.models import _loading as model_loading
+from edge_agent.models import _thresholds
 from edge_agent.models._guard import load_guarded
 from edge_agent.models._loading import LoadedModel
 from edge_agent.models.base import Thresholds
@@ -229,7 +229,7 @@ class Agent:
         captures = [capture for capture in self.captures if capture.camera.settings.model == view.model_name]
         loaded = load_guarded(view, state_for(view).directory, only_files=_only_files(captures), announce=self._takes_long)
         model = loaded.lanes[0]
-        return LoadedCrew(view, loaded, captures, model_loading.all_thresholds(view, model.labels, model.family.default_confidence))
+        return LoadedCrew(view, loaded, captures, _thresholds.all_thresholds(view, model.labels, model.family.default_confidence))
 
     def _takes_long(self, what: str, seconds: float) -> None:
         """Before READY: the service manager is to wait, and whoever asks it is to know for what."""

@@ -13,7 +13,7 @@ from typing import Any
 from edge_agent import config_file, plugins
 from edge_agent.config import AgentConfig
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, ModelError
-from edge_agent.models import _describe, _loading, _trial
+from edge_agent.models import _describe, _model_file, _trial
 from edge_agent.redaction import redact
 
 _SHOWN_CLASSES = 12
@@ -110,7 +110,7 @@ def inspect(file: Path, settings: dict[str, Any]) -> Inspection:
     path = file.expanduser().absolute()
     tables = {"model": {"path": str(path), **settings}, "cameras": [{"id": "x", "source": "synthetic"}]}
     config = config_file.build(tables, plugins.PluginKinds(), environ={})
-    _loading.check_file(path)
+    _model_file.check_file(path)
     found = Inspection(redact(str(file)), path.stat().st_size, {"onnx": "ONNX", "tflite": "TFLite"}.get(config.runtime, config.runtime))
     if path.suffix.lower() == ".ort":
         found.format = "ONNX Runtime's own (.ort)"

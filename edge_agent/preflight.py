@@ -26,7 +26,7 @@ from edge_agent.config_file import placed as with_places
 from edge_agent.credentials import mqtt_password, read_secret
 from edge_agent.errors import ConfigError, ModelError, Problem, StateError
 from edge_agent.host import clock_synced, machine_device_id
-from edge_agent.models import _loading as model_loading
+from edge_agent.models import _labels, _model_file
 from edge_agent.models import _trial as model_trial
 from edge_agent.redaction import redact
 from edge_agent.requests import Request
@@ -126,12 +126,12 @@ def _models_of(config: AgentConfig) -> list[AgentConfig]:
 
 def _check_model_file(view: AgentConfig) -> None:
     with of_its_table(view):
-        model_loading.check_file(model_loading.model_path(view))
+        _model_file.check_file(_model_file.model_path(view))
 
 
 def _check_labels(view: AgentConfig, labels: str) -> None:
     with of_its_table(view):
-        model_loading.read_labels(view.resolve(labels))
+        _labels.read_labels(view.resolve(labels))
 
 
 def _model_problems(config: AgentConfig, draft: Draft, in_files: Mapping[str, list[Problem]]) -> list[Problem]:

@@ -19,7 +19,7 @@ from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.controls import Controls
 from edge_agent.errors import ConfigError
 from edge_agent.events import Kind, Message
-from edge_agent.models._loading import all_thresholds
+from edge_agent.models._thresholds import all_thresholds
 from edge_agent.models.base import Thresholds
 from edge_agent.pipeline import Pipeline
 from edge_agent.preflight import accepted, check_files, of_its_table, patient_source, placed

@@ -20,6 +20,7 @@ from edge_agent.detections import Detections, Masks, Segmentation
 from edge_agent.events import Message, ModelInfo
 from edge_agent.image import BgrImage, Image, JpegImage, Pixels, PlanarImage
 from edge_agent.models import _loading as model_loading
+from edge_agent.models import _thresholds
 from edge_agent.models.base import Prediction, Timings
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import build_source
@@ -145,7 +146,7 @@ def served(region: list[float] | None, folder: Path) -> list[dict[str, object]]:
     config = make_config({"device": {"state_dir": str(folder)}, "cameras": [camera]})
     loaded = model_loading.load(config)
     model = loaded.lanes[0]
-    thresholds = model_loading.thresholds_for(config.cameras[0].settings, config.settings.model, model.labels, 0)
+    thresholds = _thresholds.thresholds_for(config.cameras[0].settings, config.settings.model, model.labels, 0)
     wake = threading.Condition()
     capture = Capture(config.cameras[0], build_source(config, config.cameras[0]), wake)
     messages: list[Message] = []
@@ -168,7 +169,7 @@ def test_the_real_model_on_a_region_sees_what_it_sees_on_a_crop_made_by_hand_in_
     left, top, width, height = 384, 72, 768, 648
     config = make_config({"device": {"state_dir": str(tmp_path)}, "cameras": [{"id": "c", "source": str(CLIP)}]})
     model = model_loading.load(config).lanes[0]
-    thresholds = model_loading.thresholds_for(config.cameras[0].settings, config.settings.model, model.labels, 0)
+    thresholds = _thresholds.thresholds_for(config.cameras[0].settings, config.settings.model, model.labels, 0)
     boxes = 0
     with av.open(str(CLIP)) as container:
         for index, frame in enumerate(container.decode(video=0)):

@@ -18,7 +18,7 @@ from edge_agent.controls import Controls
 from edge_agent.errors import ConfigError, StateError
 from edge_agent.events import Message, ModelInfo
 from edge_agent.health import STUCK_AFTER_S, Health, HealthContext
-from edge_agent.models._loading import all_thresholds
+from edge_agent.models._thresholds import all_thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.preflight import patient_source

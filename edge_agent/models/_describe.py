@@ -11,7 +11,7 @@ from edge_agent import plugins
 from edge_agent.config import AgentConfig
 from edge_agent.errors import EdgeAgentError, ExitCode
 from edge_agent.image import BgrImage
-from edge_agent.models import _loading
+from edge_agent.models import _families, _labels, _loading, _model_file, _thresholds
 from edge_agent.models._description import stated_size
 from edge_agent.models._preprocess import InputFormat, input_layout
 from edge_agent.models.base import Family, Model
@@ -26,8 +26,8 @@ def describe(config: AgentConfig, *, infer: bool, strict: bool) -> dict[str, Any
     Raises EdgeAgentError for what cannot be loaded; with ``strict`` False, a family that cannot be told is in ``problem``.
     """
     settings = config.settings.model
-    path = _loading.model_path(config)
-    _loading.check_file(path)
+    path = _model_file.model_path(config)
+    _model_file.check_file(path)
     context = RuntimeContext(path, 1, stated_size(settings), batch=_loading.asked_batch(settings))
     runtime: Runtime = plugins.load("runtimes", config.runtime).build(context, config.runtime_options)
     graph = runtime.spec
@@ -39,11 +39,11 @@ def describe(config: AgentConfig, *, infer: bool, strict: bool) -> dict[str, Any
         "outputs": [_tensor(spec) for spec in graph.outputs],
     }
     try:
-        _loading.check_inputs(graph, path)
+        _families.check_inputs(graph, path)
         family, labels = _family(config, path, graph)
         model = Model(runtime, family, labels)
         _loading.check_together(model, path)
-        _loading.all_thresholds(config, labels)
+        _thresholds.all_thresholds(config, labels)
     except EdgeAgentError as error:
         if strict:
             raise
@@ -51,14 +51,14 @@ def describe(config: AgentConfig, *, infer: bool, strict: bool) -> dict[str, Any
     if infer:
         width, height = model.input_size
         grey = BgrImage(np.full((height, width, 3), _GREY, np.uint8))
-        model(grey, _loading.thresholds_for(config.cameras[0].settings, settings, labels, 0))
+        model(grey, _thresholds.thresholds_for(config.cameras[0].settings, settings, labels, 0))
     return found | described(graph, family, labels)
 
 
 def _family(config: AgentConfig, path: Path, graph: GraphSpec) -> tuple[Family, tuple[str, ...]]:
-    names = _loading.labels_for(config, path, graph)
-    family = _loading.configured_family(config, graph, None if names is None else len(names[0]))
-    return family, _loading.checked_labels(config, path, family, names)
+    names = _labels.labels_for(config, path, graph)
+    family = _families.configured_family(config, graph, None if names is None else len(names[0]))
+    return family, _labels.checked_labels(config, path, family, names)
 
 
 def described(graph: GraphSpec, family: Family, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent.config import AgentConfig
-from edge_agent.models import _loading, _trial
+from edge_agent.models import _loading, _model_file, _trial
 from edge_agent.models._loading import LoadedModel
 from edge_agent.runtimes.base import silent
 
@@ -25,7 +25,7 @@ def load_guarded(
     Where the mark of the same file is found, an earlier start never came back from loading it. Then it is tried in a process
     of its own first. Raises ConfigError (and so nobody restarts the agent) where that process ends too.
     """
-    marker, name = state / MARKER, _name_of(_loading.model_path(config))
+    marker, name = state / MARKER, _name_of(_model_file.model_path(config))
     with contextlib.suppress(OSError):
         if marker.read_text("utf-8") == name:
             log.warning("an earlier start did not come back from loading the model; it is tried in a process of its own first")

@@ -19,7 +19,7 @@ from typing import Any
 from edge_agent import config_file, plugins
 from edge_agent.config import AgentConfig
 from edge_agent.errors import ConfigError, EdgeAgentError, ModelBroken, ModelError, Problem
-from edge_agent.models import _loading
+from edge_agent.models import _model_file
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def attempt(config: AgentConfig, *, infer: bool, only_file: bool = False, timeou
     if only_file and config.runtime == "onnx":
         model.setdefault("providers", ["CPUExecutionProvider"])
     command = [sys.executable, "-m", "edge_agent.models._trial"]
-    path = _loading.model_path(config)
+    path = _model_file.model_path(config)
     try:
         done = subprocess.run(  # noqa: S603 - ourselves
             command, input=json.dumps(request), capture_output=True, text=True, timeout=timeout_s, check=False

@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 
 from edge_agent import encoding
 from edge_agent.errors import ExitCode
-from edge_agent.models import _loading as model_loading
+from edge_agent.models import _model_file
 from tests.conftest import CLIP, TRUTH, CommandLine, Mosquitto, free_port, make_config, needs, terminated, wait_until
 from tests.models.reference import iou
 from tests.subscriber import Subscriber, subscribed
@@ -63,7 +63,7 @@ def assert_follows_the_contract(heard: Subscriber, device: str = "dev") -> None:
 
 
 def test_cameras_of_two_models_are_each_seen_by_their_own(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
-    model = Path(str(model_loading.model_path(make_config({"cameras": [{"id": "c", "source": "synthetic"}]}))))
+    model = Path(str(_model_file.model_path(make_config({"cameras": [{"id": "c", "source": "synthetic"}]}))))
     other = edge_agent.folder / "other.tflite"
     shutil.copy(model, other)
     shutil.copy(model.with_suffix(".txt"), other.with_suffix(".txt"))

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge_agent.errors import ConfigError, ModelError, PictureUnusable
 from edge_agent.image import BgrImage, Image, JpegImage
-from edge_agent.models import _batches, _loading, _trial
+from edge_agent.models import _batches, _families, _loading, _trial
 from edge_agent.models._preprocess import InputFormat, Preprocessor
 from edge_agent.models._rows import why_not_together
 from edge_agent.models._threads import FILE, LONGEST_S, Subject
@@ -215,7 +215,7 @@ class Measure:
     def open_lanes(self, batch: int) -> tuple[list[Runtime], list[Model]]:
         self.opened.append(batch)
         runtime = onnx_runtime.build(RuntimeContext(self.path, 1, batch=batch), onnx_runtime.Config())
-        return [runtime], [Model(runtime, _loading.family_for(runtime.spec, None), ())]
+        return [runtime], [Model(runtime, _families.family_for(runtime.spec, None), ())]
 
     def choose(self, folder: Path | None) -> int:
         what = Subject("abc", None, 4, 0, "batch")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_agent import plugins
 from edge_agent.errors import ConfigError
-from edge_agent.models import _loading
+from edge_agent.models import _families
 from edge_agent.models.base import Candidates, Thresholds
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Quantization, TensorSpec
 from tests.models import reference
@@ -50,7 +50,7 @@ def assert_same(found: Candidates, expected: Sequence[Found], tolerance: float =
 
 
 def decode(spec: GraphSpec, *outputs: NDArray[Any], thresholds: Thresholds = THRESHOLDS) -> Candidates:
-    return _loading.family_for(spec, None).decode(outputs, SIZE, thresholds)
+    return _families.family_for(spec, None).decode(outputs, SIZE, thresholds)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -63,7 +63,7 @@ def test_yolox(seed: int) -> None:
     expected = reference.suppress(reference.yolox(rows.tolist(), SIZE, 0.3), 0.45)
     assert len(expected) > 10
     assert_same(decode(spec, rows[None]), expected[:100])
-    assert _loading.family_for(spec, None).name == "yolox"
+    assert _families.family_for(spec, None).name == "yolox"
 
 
 @pytest.mark.parametrize("runtime", ["ONNX Runtime", "LiteRT"])
@@ -148,21 +148,21 @@ def test_no_more_than_the_limit_and_the_strongest_of_them() -> None:
 
 def test_an_unknown_head_names_the_families_and_the_line_that_decides() -> None:
     with pytest.raises(ConfigError, match=r"no model family has outputs \[1, 17, 3, 2\].*yolox.*family = "):
-        _loading.family_for(graph((1, 17, 3, 2)), None)
+        _families.family_for(graph((1, 17, 3, 2)), None)
 
 
 def test_an_ambiguous_head_names_the_candidates_and_the_line_that_decides() -> None:
     # 126 rows of six: a YOLOX with one class, or final boxes
     with pytest.raises(ConfigError, match=r'end_to_end or yolox .*decide with family = "end_to_end"'):
-        _loading.family_for(graph((1, ROWS, 6)), None)
-    assert _loading.family_for(graph((1, ROWS, 6)), "yolox").name == "yolox"
+        _families.family_for(graph((1, ROWS, 6)), None)
+    assert _families.family_for(graph((1, ROWS, 6)), "yolox").name == "yolox"
 
 
 def test_a_stated_family_that_cannot_read_the_outputs_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be read as 'ssd'"):
-        _loading.family_for(graph((1, 17, 3, 2)), "ssd")
+        _families.family_for(graph((1, 17, 3, 2)), "ssd")
     with pytest.raises(ConfigError, match="'resnet' is not a kind of model; there are: centerface, classify"):
-        _loading.family_for(graph((1, 17, 3, 2)), "resnet")
+        _families.family_for(graph((1, 17, 3, 2)), "resnet")
 
 
 @pytest.mark.parametrize("stated", ONE_OF_EACH)
@@ -170,15 +170,15 @@ def test_a_stated_family_that_cannot_read_the_outputs_is_refused() -> None:
 def test_a_stated_family_reads_its_own_shapes_and_refuses_those_of_every_other(of: str, stated: str) -> None:
     spec = ONE_OF_EACH[of]
     if of == stated or (of, stated) in LOOK_ALIKE:
-        assert _loading.family_for(spec, stated).name == stated
+        assert _families.family_for(spec, stated).name == stated
         return
     with pytest.raises(ConfigError, match=f"cannot be read as '{stated}'"):
-        _loading.family_for(spec, stated)
+        _families.family_for(spec, stated)
 
 
 @pytest.mark.parametrize("name", [name for name in ONE_OF_EACH if name not in ASKED])
 def test_each_is_recognised_by_its_own_family_alone(name: str) -> None:
-    assert _loading.family_for(ONE_OF_EACH[name], None).name == name
+    assert _families.family_for(ONE_OF_EACH[name], None).name == name
 
 
 def test_every_family_is_held_against_the_others() -> None:
@@ -197,20 +197,20 @@ def test_every_family_is_held_against_the_others() -> None:
 )
 def test_what_could_be_two_names_both_and_the_line_that_decides(spec: GraphSpec, candidates: str) -> None:
     with pytest.raises(ConfigError, match=rf"{candidates}.*decide with family = "):
-        _loading.family_for(spec, None)
+        _families.family_for(spec, None)
 
 
 @pytest.mark.parametrize(("labels", "name"), [(52, "yolov8"), (1, "yolov8_pose")])
 def test_the_number_of_class_names_decides_where_it_can(labels: int, name: str) -> None:
-    assert _loading.family_for(described((1, 56, ROWS)), None, labels).name == name
+    assert _families.family_for(described((1, 56, ROWS)), None, labels).name == name
     with pytest.raises(ConfigError, match="decide"):
-        _loading.family_for(described((1, 56, ROWS)), None, 7)
+        _families.family_for(described((1, 56, ROWS)), None, 7)
 
 
 def test_a_transposed_yolov8_is_told_from_a_yolox_by_the_softmax_of_its_distances() -> None:
-    assert _loading.family_for(described((1, ROWS, 12), operators=("Conv", "Softmax")), None).name == "yolov8"
+    assert _families.family_for(described((1, ROWS, 12), operators=("Conv", "Softmax")), None).name == "yolov8"
 
 
 def test_oriented_boxes_are_not_taken_for_upright_ones() -> None:
     with pytest.raises(ConfigError, match="no model family"):
-        _loading.family_for(described((1, 12, ROWS), metadata={"task": "obb"}), None)
+        _families.family_for(described((1, 12, ROWS), metadata={"task": "obb"}), None)

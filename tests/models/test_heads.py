@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.models import _loading
+from edge_agent.models import _families
 from edge_agent.models._anchors import standard_anchors
 from edge_agent.models.base import Candidates, Thresholds
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Quantization
@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 
 
 def decode(spec: GraphSpec, *outputs: NDArray[np.generic], thresholds: Thresholds = THRESHOLDS) -> Candidates:
-    return _loading.family_for(spec, None).decode(outputs, SIZE, thresholds)
+    return _families.family_for(spec, None).decode(outputs, SIZE, thresholds)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -37,7 +37,7 @@ def test_nanodet(seed: int, plus: bool) -> None:
     head = np.concatenate((random.uniform(0, 1, (rows, 80)) ** 12, random.normal(0, 2, (rows, 32))), axis=1).astype(np.float32)
     expected = reference.suppress(reference.nanodet(head.tolist(), 80, SIZE, 0.3, plus=plus), 0.45)
     assert len(expected) > 10
-    found = _loading.family_for(described((1, rows, 112)), "nanodet").decode([head[None]], SIZE, THRESHOLDS)
+    found = _families.family_for(described((1, rows, 112)), "nanodet").decode([head[None]], SIZE, THRESHOLDS)
     assert_same(found, expected[:100])
 
 
@@ -104,7 +104,7 @@ def test_detr_with_logits_and_boxes(boxes_name: str, logits_name: str, boxes_fir
     boxes[0, 7:10], logits[0, 7:10] = QUERIES, LOGITS
     both = [(tensor(boxes.shape, boxes_name), boxes), (tensor(logits.shape, logits_name), logits)][:: 1 if boxes_first else -1]
     spec = described(*(s for s, _ in both))
-    family = _loading.family_for(spec, None)
+    family = _families.family_for(spec, None)
     assert family.name == "detr"
     assert isinstance(family.input_format.scale, tuple) == (boxes_name == "dets")  # RF-DETR alone is normalised as ImageNet
     assert_queries(family.decode([o for _, o in both], SIZE, THRESHOLDS))
@@ -116,7 +116,7 @@ def test_ultralytics_rt_detr_has_one_output_of_probabilities() -> None:
     head = np.zeros((1, 300, 7), np.float32)
     head[0, 7:10, :4], head[0, 7:10, 4:] = QUERIES, 1 / (1 + np.exp(-LOGITS))
     spec = described((1, 300, 7))
-    assert _loading.family_for(spec, None).name == "detr"
+    assert _families.family_for(spec, None).name == "detr"
     assert_queries(decode(spec, head))
 
 
@@ -124,7 +124,7 @@ def test_a_detr_that_is_told_the_pictures_size_gives_pixels() -> None:
     sizes = tensor((1, 2), "orig_target_sizes", np.int64)
     names = [tensor((1, 300), "labels", np.int64), tensor((1, 300, 4), "boxes"), tensor((1, 300), "scores")]
     spec = described(*names, more_inputs=[sizes])
-    family = _loading.family_for(spec, None)
+    family = _families.family_for(spec, None)
     assert family.name == "detr"
     assert {name: value.tolist() for name, value in family.other_inputs(SIZE).items()} == {"orig_target_sizes": [[64, 96]]}
     labels, boxes, scores = np.zeros((1, 300), np.int64), np.zeros((1, 300, 4), np.float32), np.zeros((1, 300), np.float32)
@@ -183,7 +183,7 @@ def test_end_to_end_boxes_may_be_fractions_whatever_the_runtime() -> None:
 
 
 def test_a_unit_is_not_guessed_from_a_frame_in_which_nothing_is_seen() -> None:
-    family = _loading.family_for(described((1, 4, 6)), None)
+    family = _families.family_for(described((1, 4, 6)), None)
     assert len(family.decode([np.zeros((1, 4, 6), np.float32)], SIZE, THRESHOLDS).confidence) == 0
     rows = np.concatenate((BOXES, SCORES[:, None], CLASSES[:, None]), axis=1).astype(np.float32)
     assert_final(family.decode([rows[None]], SIZE, THRESHOLDS))
@@ -202,6 +202,6 @@ def test_a_unit_is_not_guessed_from_a_frame_in_which_nothing_is_seen() -> None:
 def test_outputs_whose_one_scale_cannot_serve_boxes_and_scores_are_told(
     shape: tuple[int, ...], quantization: Quantization, doubt: str | None
 ) -> None:
-    doubts = _loading.family_for(described(tensor(shape, "out", np.int8, quantization)), None).doubts()
+    doubts = _families.family_for(described(tensor(shape, "out", np.int8, quantization)), None).doubts()
     assert len(doubts) == (doubt is not None)
     assert doubt is None or doubt in doubts[0]

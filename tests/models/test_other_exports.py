@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge_agent.errors import ConfigError, ModelError
 from edge_agent.image import BgrImage
-from edge_agent.models import _loading
+from edge_agent.models import _families
 from edge_agent.models.base import Candidates, Thresholds
 from edge_agent.models.efficientdet_raw import anchors
 from edge_agent.runtimes.base import FileFacts, GraphSpec, Quantization, TensorSpec
@@ -28,7 +28,7 @@ DETECTION = ("detection_boxes", "detection_classes", "detection_scores", "num_de
 
 
 def decode(spec: GraphSpec, outputs: Sequence[NDArray[Any]], stated: str | None = None) -> Candidates:
-    return _loading.family_for(spec, stated).decode(outputs, SIZE, THRESHOLDS)
+    return _families.family_for(spec, stated).decode(outputs, SIZE, THRESHOLDS)
 
 
 def random_maps(seed: int) -> list[Floats]:
@@ -53,12 +53,12 @@ def test_maps_of_anchors_that_the_graph_does_not_decode(family: str, sides: list
 
 def test_whose_anchors_they_are_is_asked_with_the_line_that_decides() -> None:
     with pytest.raises(ConfigError, match=r'yolov5_raw or yolov7_raw; decide with family = "yolov5_raw"'):
-        _loading.family_for(described(*MAPS), None)
+        _families.family_for(described(*MAPS), None)
 
 
 def test_models_of_four_strides_have_the_same_anchors_in_both() -> None:
     spec = described(*MAPS, (1, 3, 2, 1, 12))
-    assert _loading.family_for(spec, None).name == "yolov5_raw"
+    assert _families.family_for(spec, None).name == "yolov5_raw"
     maps = [*random_maps(1), np.full((1, 3, 2, 1, 12), -9, np.float32)]
     maps[3][0, 1, 1, 0] = [0, 0, 0, 0, 9, 9, *[-9] * 6]  # the second anchor of the last map, in the middle of its cell
     found = decode(spec, maps)
@@ -71,7 +71,7 @@ def test_a_decoded_output_may_have_the_raw_maps_beside_it() -> None:
     expected = reference.suppress(reference.with_objectness(rows.tolist(), 0.3, lambda box: box), 0.45)
     for outputs in ([rows[None], *random_maps(2)], [*random_maps(2), rows[None]]):
         spec = described(*(one.shape for one in outputs))
-        assert _loading.family_for(spec, None).name == "yolov5"
+        assert _families.family_for(spec, None).name == "yolov5"
         assert_same(decode(spec, outputs), expected[:100])
 
 
@@ -81,7 +81,7 @@ def test_yolov6_is_not_taken_for_the_yolox_that_its_shape_is() -> None:
     expected = reference.suppress(reference.with_objectness(rows.tolist(), 0.3, lambda box: box), 0.45)
     for operators in (("Conv", "ConvTranspose"), ("Conv", "ConvTranspose", "Softmax")):  # n and s; m and l
         spec = described((1, ROWS, 12), operators=operators)
-        family = _loading.family_for(spec, None)
+        family = _families.family_for(spec, None)
         assert (family.name, family.input_format.order, family.input_format.letterbox) == ("yolov6", "RGB", "centre")
         assert_same(family.decode([rows[None]], SIZE, THRESHOLDS), expected[:100])
 
@@ -118,7 +118,7 @@ def test_nanodet_may_have_two_outputs_for_each_stride(strides: tuple[int, ...], 
     outputs = [level[..., part] for level in levels for part in (slice(7), slice(7, None))]
     outputs = outputs[::2] + outputs[1::2] if grouped else outputs
     spec = described(*(one.shape for one in outputs))
-    assert _loading.family_for(spec, None).name == "nanodet"
+    assert _families.family_for(spec, None).name == "nanodet"
     assert_same(decode(spec, outputs), expected[:100])
 
 
@@ -130,7 +130,7 @@ def test_what_has_no_reading_is_not_taken_for_a_look_alike() -> None:
         described(*levels, operators=("Conv", "HardSwish")),  # PP-PicoDet
     ):
         with pytest.raises(ConfigError, match="no model family has outputs"):
-            _loading.family_for(spec, None)
+            _families.family_for(spec, None)
 
 
 @pytest.mark.parametrize("form", ["two", "two reversed", "maps", "maps of channels", "probabilities"])
@@ -153,7 +153,7 @@ def test_efficientdet_before_its_post_processing(form: str, classes: int) -> Non
     else:
         named = [(name, rows[None]) for name, rows in named][:: -1 if form == "two reversed" else 1]
     spec = described(*(tensor(one.shape, f"{name}{i}") for i, (name, one) in enumerate(named)))
-    family = _loading.family_for(spec, None)
+    family = _families.family_for(spec, None)
     assert (family.name, family.class_count) == ("efficientdet_raw", classes)
     assert_same(family.decode([one for _, one in named], SIZE, THRESHOLDS), expected[:100])
 
@@ -184,7 +184,7 @@ def test_an_ssd_that_decodes_its_boxes_is_not_decoded_again(order: int) -> None:
     both = both[::order]
     file = FileFacts(dict.fromkeys(("Conv", "Exp", "Softmax"), 1), anchors={count: np.asarray(corners, np.float32)})
     spec = described(*(one for one, _ in both), file=file)
-    family = _loading.family_for(spec, None)
+    family = _families.family_for(spec, None)
     assert (family.name, family.class_count) == ("ssd_decoded", 3)
     assert_same(family.decode([one for _, one in both], SIZE, THRESHOLDS), expected[:100])
 
@@ -206,14 +206,14 @@ def test_tensorflows_names_tell_classes_from_scores_in_any_order(names: Sequence
     outputs = ssd_outputs()
     spec = described(*(tensor(outputs[name].shape, name + suffix) for name in names))
     found = decode(spec, [outputs[name] for name in names])
-    assert _loading.family_for(spec, None).name == "ssd"
+    assert _families.family_for(spec, None).name == "ssd"
     assert (found.class_id.tolist(), found.confidence.tolist()) == ([2], [pytest.approx(0.9)])  # they begin with 1
     assert found.xyxy.tolist() == [[0.25 * 64, 0.5 * 96, 0.75 * 64, 96]]
 
 
 def test_four_outputs_of_which_nothing_tells_the_order_are_not_guessed() -> None:
     with pytest.raises(ConfigError, match="no model family has outputs"):
-        _loading.family_for(described((1, 10, 4), (1, 10), (1, 10), (1,)), None)
+        _families.family_for(described((1, 10, 4), (1, 10), (1, 10), (1,)), None)
 
 
 @pytest.mark.parametrize("first", ["???", "background", "person"])
@@ -238,10 +238,10 @@ def test_a_detr_with_a_softmax() -> None:
     both = detr_outputs(100)
     spec = described(*(one for one, _ in both))
     with pytest.raises(ConfigError, match=r"detr or detr_softmax \(detr with 4 classes, detr_softmax with 3 classes\)"):
-        _loading.family_for(spec, None)
-    assert _loading.family_for(spec, None, 3).name == "detr_softmax"
-    assert _loading.family_for(spec, None, 4).name == "detr"
-    found = _loading.family_for(spec, None, 3).decode([one for _, one in both], SIZE, THRESHOLDS)
+        _families.family_for(spec, None)
+    assert _families.family_for(spec, None, 3).name == "detr_softmax"
+    assert _families.family_for(spec, None, 4).name == "detr"
+    found = _families.family_for(spec, None, 3).decode([one for _, one in both], SIZE, THRESHOLDS)
     assert found.class_id.tolist() == [2, 0]
     shares = [np.exp(5) / (np.exp(5) + 2 + np.exp(1)), np.exp(3) / (np.exp(3) + np.exp(1) + 1 + np.exp(2))]
     assert found.confidence.tolist() == pytest.approx(shares, abs=1e-4)
@@ -258,11 +258,11 @@ def test_a_detr_of_two_classes_is_not_taken_for_final_boxes() -> None:
     head = np.zeros((1, 300, 6), np.float32)
     head[0, 3] = [0.5, 0.5, 0.5, 0.25, 0.1, 0.9]
     spec = described((1, 300, 6), operators=("Conv", "GridSample"), metadata={"task": "detect", "names": "..."}, labels=("a", "b"))
-    assert _loading.family_for(spec, None).name == "detr"
+    assert _families.family_for(spec, None).name == "detr"
     found = decode(spec, [head])
     assert found.class_id.tolist() == [1]
     assert found.xyxy.tolist() == [[16, 36, 48, 60]]
-    assert _loading.family_for(described((1, 300, 6)), None).name == "end_to_end"
+    assert _families.family_for(described((1, 300, 6)), None).name == "end_to_end"
 
 
 def test_yolov5_masks(tmp_path: Path) -> None:
@@ -317,4 +317,4 @@ def test_strides_from_four_on_are_read(tmp_path: Path) -> None:
 
 def test_final_boxes_in_whole_numbers_of_one_scale_are_doubted() -> None:
     spec = described(tensor((1, 100, 6), dtype=np.int8, quantization=Quantization(0.31, -128)))
-    assert "the scores are broken" in _loading.family_for(spec, None).doubts()[0]
+    assert "the scores are broken" in _families.family_for(spec, None).doubts()[0]

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_agent.config import ModelSettings
 from edge_agent.errors import ConfigError, ModelError
 from edge_agent.image import BgrImage
-from edge_agent.models import _loading
+from edge_agent.models import _loading, _thresholds
 from edge_agent.models.base import Model, Thresholds
 from edge_agent.sources._ffmpeg_images import image_of
 from tests.conftest import CLIP, MODEL, TRUTH, make_config
@@ -161,7 +161,7 @@ def test_thresholds_come_from_the_camera_then_the_model_then_the_default() -> No
     ]
     config = make_config({"model": {"confidence": 0.6, "classes": ["Person"]}, "cameras": cameras})
     labels = ["Person", "Car", "Dog", "Cat"]
-    first, second = (_loading.thresholds_for(c.settings, config.settings.model, labels, index) for index, c in enumerate(config.cameras))
+    first, second = (_thresholds.thresholds_for(c.settings, config.settings.model, labels, index) for index, c in enumerate(config.cameras))
     assert (first.confidence, first.iou, first.max_detections) == (0.7, 0.45, 100)
     assert first.class_ids is not None
     assert first.class_ids.tolist() == [1, 3]
@@ -169,13 +169,13 @@ def test_thresholds_come_from_the_camera_then_the_model_then_the_default() -> No
     assert second.class_ids is not None
     assert second.class_ids.tolist() == [0]
     default = make_config({"cameras": cameras[1:]})
-    assert _loading.thresholds_for(default.cameras[0].settings, default.settings.model, labels, 0).confidence == 0.3
+    assert _thresholds.thresholds_for(default.cameras[0].settings, default.settings.model, labels, 0).confidence == 0.3
 
 
 def test_a_class_that_the_model_lacks_is_refused_with_the_nearest() -> None:
     config = make_config({"cameras": [{"id": "a", "source": "synthetic", "classes": ["persn"]}]})
     with pytest.raises(ConfigError, match=r"cameras\[0\].classes: 'persn' is no class of this model; did you mean 'person'"):
-        _loading.thresholds_for(config.cameras[0].settings, config.settings.model, ["car", "person"], 0)
+        _thresholds.thresholds_for(config.cameras[0].settings, config.settings.model, ["car", "person"], 0)
 
 
 def test_every_unknown_class_of_every_camera_is_told_at_once() -> None:
@@ -187,7 +187,7 @@ def test_every_unknown_class_of_every_camera_is_told_at_once() -> None:
     ]
     config = make_config({"model": {"classes": ["cra"]}, "cameras": cameras})
     with pytest.raises(ConfigError) as caught:
-        _loading.all_thresholds(config, ["car", "person"])
+        _thresholds.all_thresholds(config, ["car", "person"])
     assert [problem.message.partition(":")[0] for problem in caught.value.problems] == [
         "cameras[0].classes",
         "cameras[0].classes",

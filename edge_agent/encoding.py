@@ -21,15 +21,11 @@ from edge_agent.health_event import HealthEvent
 Encoding = Literal["json", "msgpack"]
 
 Payload = DetectionsEvent | CameraStatusEvent | HealthEvent
-_ADAPTERS: Mapping[type[Payload], TypeAdapter[Any]] = {
-    event: TypeAdapter(event) for event in (DetectionsEvent, CameraStatusEvent, HealthEvent)
-}
 _KINDS: Mapping[type[Payload], Kind] = {
     DetectionsEvent: Kind.DETECTIONS,
     CameraStatusEvent: Kind.CAMERA_STATUS,
     HealthEvent: Kind.HEALTH,
 }
-_RICH: TypeAdapter[RichDetectionsEvent] = TypeAdapter(RichDetectionsEvent)
 _NOT_NULL = frozenset({"mask", "keypoints", "classes", "segments", "rle", "polygons", "interval"})
 _EVENT_KEYS, _OBJECT_KEYS, _SEGMENT_KEYS, _MASK_KEYS = (
     tuple(field.name for field in fields(kind)) for kind in (RichDetectionsEvent, RichObject, Segment, Mask)
@@ -102,11 +98,11 @@ def _never_null(schema: Any) -> Any:
 def schemas() -> dict[str, dict[str, Any]]:
     """JSON Schema of each payload by name, such as ``detections``."""
     found = {}
-    for event, adapter in _ADAPTERS.items():
-        whole = _RICH if event is DetectionsEvent else adapter  # one schema holds what any task may send
-        text = json.dumps(_never_null(whole.json_schema(mode="serialization")))
+    for event, kind in _KINDS.items():
+        whole = RichDetectionsEvent if event is DetectionsEvent else event  # one schema holds what any task may send
+        text = json.dumps(_never_null(TypeAdapter(whole).json_schema(mode="serialization")))
         schema = json.loads(text.replace("RichObject", "DetectedObject").replace("RichDetectionsEvent", "DetectionsEvent"))
         schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-        schema["$id"] = f"urn:edge_agent:{_KINDS[event].value}:{VERSION}"
-        found[_KINDS[event].value] = json.loads(json.dumps(schema))
+        schema["$id"] = f"urn:edge_agent:{kind.value}:{VERSION}"
+        found[kind.value] = json.loads(json.dumps(schema))
     return found

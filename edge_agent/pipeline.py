@@ -177,8 +177,10 @@ class Pipeline:
                 model, masks = self.crews[crew].model, self.crews[crew].masks
                 flow = CameraFlow(thresholds, thresholds, self._context.reserve(camera), model, masks, crew, _publishing(rule))
                 self.flows = {**self.flows, camera: flow}  # others may be reading the one before
+            elif flow.publishing is not None:
+                self._tell_waiting(flow, flow.publishing, time.monotonic())
+            flow.publishing = _publishing(rule)
         self.set_thresholds(camera, thresholds)
-        flow.publishing = _publishing(rule)
         self.crews[crew].scheduler.add(capture)
         return True
 
@@ -198,7 +200,7 @@ class Pipeline:
             self._tell_all()
         with self._noting_failure(), self._committed:
             if self._running == 1:
-                self._tell_intervals(float("inf"))
+                self._tell_due(float("inf"))
         self.ticks[index] = ENDED
         with self._committed:
             self._running -= 1
@@ -269,7 +271,7 @@ class Pipeline:
                 self._tell(flow)
             now = time.monotonic()
             self._tell_late(now)
-            self._tell_intervals(now)
+            self._tell_due(now)
             held = len(flow.waiting) >= self._most_waiting[flow.crew]
             if held != flow.held:
                 flow.held = held
@@ -285,13 +287,16 @@ class Pipeline:
         with self._committed:
             for flow in self.flows.values():
                 self._tell(flow)
-            self._tell_intervals(time.monotonic())
+            self._tell_due(time.monotonic())
 
-    def _tell_intervals(self, now: float) -> None:
-        """Of cameras that give no frame any more, too. ``now`` at the end: infinity."""
+    def _tell_due(self, now: float) -> None:
+        """Sums of intervals that are over, and changes that came too soon: of cameras that give no frame any more, too.
+
+        ``now`` at the end: infinity.
+        """
         for flow in self.flows.values():
-            if isinstance(flow.publishing, Interval) and flow.publishing.is_over(now):
-                self._tell_interval(flow, flow.publishing)
+            if flow.publishing is not None and flow.publishing.is_over(now):
+                self._tell_waiting(flow, flow.publishing, now)
 
     def _tell(self, flow: CameraFlow) -> None:
         for job, outcome in flow.settled:
@@ -317,19 +322,28 @@ class Pipeline:
     def _publish(self, flow: CameraFlow, job: Job, prediction: Prediction, parts: LatencyParts, now: float) -> None:
         """As the camera's rule wants it: now, in its interval's sum, or not at all."""
         rule, image = flow.publishing, job.frame.image
+        if rule is not None and rule.is_over(now):
+            self._tell_waiting(flow, rule, now)
         if isinstance(rule, Interval):
-            if rule.is_over(now):
-                self._tell_interval(flow, rule)
             rule.add(self._event(flow, job, prediction, 0, parts), now)
             flow.withheld["summed"] += 1
             return
+        if rule is not None and rule.forget():
+            flow.withheld["too_soon"] += 1
         why = None if rule is None else rule.withholds(prediction, (image.width, image.height), now, flow.thresholds.confidence)
         if why is None:
             self._send(flow, self._event(flow, job, prediction, self._next_seq(flow, job.frame.camera), parts))
+        elif rule is not None and why == "too_soon":
+            rule.keep(self._event(flow, job, prediction, 0, parts))
         else:
             flow.withheld[why] += 1
 
-    def _tell_interval(self, flow: CameraFlow, rule: Interval) -> None:
+    def _tell_waiting(self, flow: CameraFlow, rule: OnChange | Interval, now: float) -> None:
+        if isinstance(rule, OnChange):
+            event = rule.take(now)
+            if event is not None:
+                self._send(flow, replace(event, seq=self._next_seq(flow, event.camera)))
+            return
         told = rule.take()
         if told is not None:
             newest, interval = told

@@ -112,17 +112,43 @@ class OnChange:
         self._rule = rule
         self._told: Scene | None = None
         self._told_at = 0.0
+        self._early: Scene | None = None
+        """Of the last frame, if it came too soon."""
+        self._waiting: DetectionsEvent | None = None
+        """Of the same frame."""
 
     def withholds(self, prediction: Prediction, size: tuple[int, int], now: float, threshold: float) -> Withheld | None:
         """Why a frame is not to be published; None: it is, and counts as published. ``size``: width, height; ``now``: monotonic seconds."""
         seen, since = scene(prediction, *size), now - self._told_at
+        self._early = None
         if self._told is not None and since < self._rule.keep_alive_s:
             if not differs(self._told, seen, self._rule, threshold):
                 return "unchanged"
             if since < self._rule.least_s:
+                self._early = seen
                 return "too_soon"
         self._told, self._told_at = seen, now
         return None
+
+    def keep(self, event: DetectionsEvent) -> None:
+        """Of the frame that just came too soon: to be told of in time, should no other come before."""
+        self._waiting = event
+
+    def forget(self) -> bool:
+        """Another frame came; whether one waited, which now has no message of its own."""
+        waiting, self._waiting = self._waiting, None
+        return waiting is not None
+
+    def is_over(self, now: float) -> bool:
+        """Whether a frame waits and its time has come. ``now``: monotonic seconds, as for ``withholds``."""
+        return self._waiting is not None and now - self._told_at >= self._rule.least_s
+
+    def take(self, now: float) -> DetectionsEvent | None:
+        """The frame that waits, which counts as published; None if there is none."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._told, self._told_at = self._early, now
+        return waiting
 
 
 @dataclass

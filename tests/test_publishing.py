@@ -24,7 +24,7 @@ from edge_agent.payload import summed
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.publishing import Interval, OnChange, PublishRule, differs, rule_for, scene
 from edge_agent.scheduler import Scheduler
-from tests.conftest import make_config
+from tests.conftest import make_config, wait_until
 from tests.test_pipeline import Numbered, ScriptedModel
 
 SIZE, THRESHOLD = (100, 100), 0.4
@@ -118,6 +118,42 @@ def test_what_changes_too_soon_is_told_once_it_is_time_if_it_still_holds(pair: l
     assert rule.withholds(after, SIZE, 1.0, THRESHOLD) == (None if changes(before, after) else "unchanged")
 
 
+@given(frames, st.data())
+def test_no_change_is_kept_from_a_consumer_for_longer_than_the_least_time(
+    life: list[tuple[float, list[Thing]]], data: st.DataObject
+) -> None:
+    """Whenever somebody looks, what was told of is what is seen, or it changed no longer ago than that. And each frame is counted once."""
+    rule, now, told, last, number = OnChange(RULE), 100.0, None, None, 0
+    published, too_soon, unchanged = [], 0, 0
+    for step, found in life:
+        until = now + step
+        for looked_at in sorted(data.draw(st.lists(st.floats(now, until), max_size=3))):
+            if rule.is_over(looked_at) and (event_of := rule.take(looked_at)) is not None:
+                told = last
+                published.append(event_of.frame_id)
+            assert told is None or last is None or not changes(told, last) or not rule.is_over(looked_at)
+        now = until
+        too_soon += rule.forget()
+        last = seen(*found)
+        why = rule.withholds(last, SIZE, now, THRESHOLD)
+        if why is None:
+            told = last
+            published.append(number)
+        elif why == "too_soon":
+            rule.keep(event(number, *found))
+        unchanged += why == "unchanged"
+        number += 1
+    if (event_of := rule.take(now)) is not None:
+        told = last
+        published.append(event_of.frame_id)
+    assert told is not None
+    assert last is not None
+    assert not changes(told, last)
+    assert rule.take(now) is None
+    assert len(published) + too_soon + unchanged == number
+    assert published == sorted(set(published))
+
+
 def test_a_high_threshold_does_not_keep_what_is_sure_from_appearing() -> None:
     assert differs(scene(seen(), *SIZE), scene(seen((0, 0.98, 10, 10)), *SIZE), RULE, 0.95)
     assert not differs(scene(seen(), *SIZE), scene(seen((0, 0.96, 10, 10)), *SIZE), RULE, 0.95)
@@ -204,12 +240,19 @@ class Still(ScriptedModel):
         return seen((0, 0.9, 1, 1))
 
 
-def run(rule: PublishRule, frames: int = 20) -> tuple[list[dict[str, Any]], Pipeline]:
+class Coming(ScriptedModel):
+    """Sees one box in the first frame, and two from then on."""
+
+    def __call__(self, image: Any, thresholds: Thresholds) -> Prediction:
+        return seen((0, 0.9, 1, 1), *([(1, 0.9, 60, 60)] if image.bgr()[0, 0, 0] else []))
+
+
+def run(rule: PublishRule, frames: int = 20, model: ScriptedModel | None = None) -> tuple[list[dict[str, Any]], Pipeline]:
     messages: list[Message] = []
     wake = threading.Condition()
     capture = Capture(make_config({"cameras": [{"id": "c", "source": "x.mp4"}]}).cameras[0], Numbered(frames), wake)
     context = PipelineContext("dev", "s", messages.append, lambda _: range(100, 10_000), lambda: True)
-    thresholds, lanes = {"c": Thresholds(0.4, 0.45, 10)}, [Still()]
+    thresholds, lanes = {"c": Thresholds(0.4, 0.45, 10)}, [model or Still()]
     crew = Crew(Scheduler([capture], wake), lanes, thresholds, ModelInfo("m", "h", "int8", "r"), rules={"c": rule})  # type: ignore[arg-type]
     pipeline = Pipeline(context, [crew])
     pipeline.start()
@@ -226,6 +269,33 @@ def test_the_line_publishes_a_still_camera_once_and_counts_the_rest() -> None:
     assert [(e["seq"], e["frame_id"]) for e in events] == [(100, 0)]
     flow = pipeline.flows["c"]
     assert (flow.published, dict(flow.withheld)) == (1, {"unchanged": 19})
+
+
+def test_a_change_that_came_too_soon_is_told_of_when_its_time_comes_though_no_frame_does() -> None:
+    gate = threading.Event()
+    messages: list[Message] = []
+    wake = threading.Condition()
+    capture = Capture(make_config({"cameras": [{"id": "c", "source": "x.mp4"}]}).cameras[0], Numbered(3, gates={2: gate}), wake)
+    context = PipelineContext("dev", "s", messages.append, lambda _: range(100, 10_000), lambda: True)
+    rules = {"c": PublishRule("change", least_s=0.3)}
+    crew = Crew(Scheduler([capture], wake), [Coming()], {"c": Thresholds(0.4, 0.45, 10)}, ModelInfo("m", "h", "int8", "r"), rules=rules)  # type: ignore[list-item]
+    pipeline = Pipeline(context, [crew])
+    pipeline.start()
+    capture.start()
+    wait_until(lambda: len(messages) == 2)
+    gate.set()
+    assert pipeline.finished.wait(20)
+    capture.stop()
+    assert pipeline.stop(5)
+    told = [json.loads(message.payload) for message in messages]
+    assert [(e["seq"], e["frame_id"], len(e["detections"])) for e in told] == [(100, 0, 1), (101, 1, 2)]
+    assert (pipeline.flows["c"].published, dict(pipeline.flows["c"].withheld)) == (2, {"unchanged": 1})
+
+
+def test_a_change_that_came_too_soon_is_told_of_at_the_end() -> None:
+    events, pipeline = run(PublishRule("change", least_s=3600), model=Coming())
+    assert [(e["seq"], e["frame_id"]) for e in events] == [(100, 0), (101, 19)]
+    assert (pipeline.flows["c"].published, dict(pipeline.flows["c"].withheld)) == (2, {"too_soon": 18})
 
 
 def test_the_line_tells_the_last_interval_when_a_file_ends() -> None:

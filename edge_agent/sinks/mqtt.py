@@ -93,8 +93,9 @@ class MqttSink(Sink):
             raise self._refused(refused) from None
         except Exception as error:  # handshakes of paho fail in many ways where the other side talks nonsense
             link.close(said_goodbye=True)
-            self._renew = self.context.tls is not None
-            problem = connection_problem(error, tls=self._renew)
+            tls = self.context.tls is not None
+            self._renew = tls and (isinstance(error, ssl.SSLError) or link.hung_up)  # and not for a broker that is just away
+            problem = connection_problem(error, tls=tls)
             raise SinkUnavailable(f"{self.name}: {problem}", retry_after_s=retry_after_s(link.code)) from None
         self._refusals, self._renew, self._said_goodbye = 0, False, False
         link.granted = self._within(link.granted)

@@ -86,6 +86,17 @@ def test_a_password_that_everybody_can_read_is_said(edge_agent: CommandLine) -> 
         assert "hunter2" not in str(result)
 
 
+@pytest.mark.parametrize(("source", "said"), [("rtsp://cam/1", False), ("rtsp://me:hunter2@cam/1", True)])
+def test_a_password_in_an_address_is_one_of_agent_toml(source: str, said: bool, tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(f'[[cameras]]\nid = "a"\nsource = "{source}"\n')
+    path.chmod(0o644)
+    findings = list(doctor_service.secrets(doctor_service.Configured.read(path)))
+    assert [finding.what for finding in findings] == (["secrets"] if said else [])
+    path.chmod(0o640)
+    assert list(doctor_service.secrets(doctor_service.Configured.read(path))) == []
+
+
 def test_only_what_could_be_better(edge_agent: CommandLine) -> None:
     done = edge_agent.run("doctor", "-q")
     assert not [line for line in done.stdout.splitlines() if line.startswith(("ok", "note"))]

@@ -128,7 +128,10 @@ wait_well() {
   [ ! -s "$2" ] || ask+=(--as-good-as "$2")
   say "waiting for the service to do well ($WELL_WITHIN_S s at most)"
   while :; do
-    if answer=$(cd / && timeout 30 "${ask[@]}" 2>&1); then return 0; fi
+    if answer=$(cd / && timeout 30 "${ask[@]}" 2>&1); then
+      [ "$(ctl show -p ActiveState --value "$unit")" != active ] || return 0
+      answer="it never told systemd that it is ready"
+    fi
     if [ "$(ctl show -p ActiveState --value "$unit")" = failed ]; then
       answer="the service has ended: $(ctl show -p Result,ExecMainStatus --value "$unit" | tr '\n' ' ')"
       break

@@ -285,6 +285,7 @@ if phase broken; then
     other=$(python3 "$here/other_wheel.py" "$wheel" "9.0.$number" $how "$work")
     install --wheel "$other" && bad "$how: it was taken" || ok "a release that is broken ($how) is not taken ($(took "$from") s): $(grep -o 'error: .*' "$work/out" | head -n 1 | cut -c1-150)"
     [ "$(readlink $prefix/current)" = "$release" ] && ok "$how: $release is in use" || bad "$how: in use is $(readlink $prefix/current)"
+    has 'error: ' "$work/out" "$how: it is said why"
     case $how in import | strict) [ "$(pid)" = "$life" ] && ok "$how: the service was not touched" || bad "$how: it was restarted" ;; esac
     healthy
   done

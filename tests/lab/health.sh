@@ -100,6 +100,22 @@ if phase abort; then
   within 20 "and the service comes back" status_has '1 of 2 cameras online'
   find / -xdev \( -name 'core' -o -name 'core.[0-9]*' \) -size +1M 2>/dev/null | grep -q . && bad "a core dump" || ok "and no core dump"
 fi
+if phase boot; then
+  mkdir -p /etc/systemd/system/edge-agent.service.d
+  printf '[Service]\nEnvironment=EDGE_AGENT_LAST_GOOD=1\n' >/etc/systemd/system/edge-agent.service.d/99-lab.conf
+  systemctl daemon-reload && systemctl restart edge-agent
+  within 20 "running, and kept" test -s /var/lib/edge-agent/last_good.toml
+  echo 'nonsense = 1' >>/etc/edge-agent/agent.toml
+  systemctl restart edge-agent && ok "a wrong file at boot: what ran last starts" || bad "start with what ran last"
+  within 20 "and Status: says what is wrong" status_has 'configuration refused, that of 20.* runs: .*agent.toml:'
+  rm /etc/systemd/system/edge-agent.service.d/99-lab.conf
+  systemctl daemon-reload
+  systemctl restart edge-agent && bad "started with a wrong file" || ok "without being asked for it: no start"
+  sleep 3
+  [ "$(show ExecMainStatus)/$(show ActiveState)" = 78/failed ] && ok "78, and not tried again" || bad "$(show ExecMainStatus) $(show ActiveState)"
+  sed -i '/^nonsense/d' /etc/edge-agent/agent.toml
+  systemctl reset-failed edge-agent && systemctl restart edge-agent
+fi
 if phase memory; then
   cat >/etc/edge-agent/leaking.py <<'PYTHON'
 import time, numpy

@@ -16,11 +16,6 @@ outside_paths() {
   fi
   pair "$unit" "$units/$unit"
   pair edge-agent.sysusers.conf /etc/sysusers.d/edge-agent.conf
-  if [ "$(systemd_version || true)" -ge 254 ] 2>/dev/null; then
-    pair drop-ins/05-backoff.conf "$drop/05-backoff.conf"
-  else
-    pair drop-ins/05-backoff-before-254.conf "$drop/05-backoff.conf"
-  fi
   [ "$(platform)" = generic ] || pair "drop-ins/10-$(platform).conf" "$drop/10-$(platform).conf"
   ! has_coral || pair drop-ins/10-coral.conf "$drop/10-coral.conf"
   ! [ -e "$etc/mqtt_password" ] || pair drop-ins/20-network-credentials.conf "$drop/20-network-credentials.conf"

@@ -2,7 +2,7 @@
 # Making a release the one that runs, seeing whether it does well, and going back. Read by scripts/install.
 
 # How long a new version must run without a restart, and how long it may take to do as well as the one before.
-readonly UP_S=${INSTALL_UP_S:-10} WELL_WITHIN_S=${INSTALL_WELL_WITHIN_S:-120}
+readonly UP_S=${INSTALL_UP_S:-10} WELL_WITHIN_S=${INSTALL_WELL_WITHIN_S:-120} RESTARTS=4
 
 ctl() { "${control[@]}" "$@"; }
 
@@ -129,6 +129,10 @@ wait_well() {
     fi
     if [ "$(ctl show -p ActiveState --value "$unit")" = failed ]; then
       answer="the service has ended: $(ctl show -p Result,ExecMainStatus --value "$unit" | tr '\n' ' ')"
+      break
+    fi
+    if [ "$(ctl show -p NRestarts --value "$unit")" -ge "$RESTARTS" ]; then
+      answer="it ended, and was started again, $RESTARTS times"
       break
     fi
     [ $SECONDS -lt $until ] || break

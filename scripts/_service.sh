@@ -92,6 +92,7 @@ go_back() {
     say "taking back what was begun"
     if systemd_runs; then ctl disable --now "$unit" >/dev/null 2>&1; fi
     while read -r target; do rm -f -- "$target"; done <"$manifest"
+    : >"$manifest"
     rmdir -- "$units/$unit.d" 2>/dev/null
     rm -f -- "$prefix/current"
     if systemd_runs; then ctl daemon-reload; fi

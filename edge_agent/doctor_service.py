@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import stat
@@ -25,6 +26,8 @@ UNIT = "edge-agent.service"
 SCARCE_BYTES = 100 << 20
 BROKER_WITHIN_S = 3.0
 _SERVED_SHARE = 0.5
+_IN_ADDRESS = re.compile(r"://[^/@\s\"']+:[^/@\s\"']+@")
+"""A password in a camera's address."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def secrets(configured: Configured) -> Iterator[Finding]:
         return
     files = [config.settings.mqtt.password_file, *(getattr(camera.options, "password_file", None) for camera in config.cameras)]
     named = [config.resolve(str(name)) for name in files if name]
-    if config.settings.mqtt.password is not None or "://" in path.read_text("utf-8", "replace").replace("http://127.0.0.1", ""):
+    if config.settings.mqtt.password is not None or _IN_ADDRESS.search(path.read_text("utf-8", "replace")):
         named.append(path)
     for each in named:
         try:

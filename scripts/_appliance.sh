@@ -65,7 +65,6 @@ has_coral() {
   [ -e /dev/apex_0 ] || cat /sys/bus/usb/devices/*/idVendor 2>/dev/null | grep -qxE '1a6e|18d1'
 }
 
-systemd_version() { "${control[@]}" --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p'; }
 systemd_runs() {
   if [ "$mode" = user ]; then
     systemctl --user show-environment >/dev/null 2>&1

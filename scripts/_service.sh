@@ -2,7 +2,7 @@
 # Making a release the one that runs, seeing whether it does well, and going back. Read by scripts/install.
 
 # How long a new version must run without a restart, and how long it may take to do as well as the one before.
-readonly UP_S=${INSTALL_UP_S:-10} WELL_WITHIN_S=${INSTALL_WELL_WITHIN_S:-120}
+readonly UP_S=${INSTALL_UP_S:-10} WELL_WITHIN_S=${INSTALL_WELL_WITHIN_S:-120} RESTARTS=4
 
 ctl() { "${control[@]}" "$@"; }
 
@@ -16,11 +16,6 @@ outside_paths() {
   fi
   pair "$unit" "$units/$unit"
   pair edge-agent.sysusers.conf /etc/sysusers.d/edge-agent.conf
-  if [ "$(systemd_version || true)" -ge 254 ] 2>/dev/null; then
-    pair drop-ins/05-backoff.conf "$drop/05-backoff.conf"
-  else
-    pair drop-ins/05-backoff-before-254.conf "$drop/05-backoff.conf"
-  fi
   [ "$(platform)" = generic ] || pair "drop-ins/10-$(platform).conf" "$drop/10-$(platform).conf"
   ! has_coral || pair drop-ins/10-coral.conf "$drop/10-coral.conf"
   ! [ -e "$etc/mqtt_password" ] || pair drop-ins/20-network-credentials.conf "$drop/20-network-credentials.conf"
@@ -97,6 +92,7 @@ go_back() {
     say "taking back what was begun"
     if systemd_runs; then ctl disable --now "$unit" >/dev/null 2>&1; fi
     while read -r target; do rm -f -- "$target"; done <"$manifest"
+    : >"$manifest"
     rmdir -- "$units/$unit.d" 2>/dev/null
     rm -f -- "$prefix/current"
     if systemd_runs; then ctl daemon-reload; fi
@@ -128,9 +124,16 @@ wait_well() {
   [ ! -s "$2" ] || ask+=(--as-good-as "$2")
   say "waiting for the service to do well ($WELL_WITHIN_S s at most)"
   while :; do
-    if answer=$(cd / && timeout 30 "${ask[@]}" 2>&1); then return 0; fi
+    if answer=$(cd / && timeout 30 "${ask[@]}" 2>&1); then
+      [ "$(ctl show -p ActiveState --value "$unit")" != active ] || return 0
+      answer="it never told systemd that it is ready"
+    fi
     if [ "$(ctl show -p ActiveState --value "$unit")" = failed ]; then
       answer="the service has ended: $(ctl show -p Result,ExecMainStatus --value "$unit" | tr '\n' ' ')"
+      break
+    fi
+    if [ "$(ctl show -p NRestarts --value "$unit")" -ge "$RESTARTS" ]; then
+      answer="it ended, and was started again, $RESTARTS times"
       break
     fi
     [ $SECONDS -lt $until ] || break

@@ -39,6 +39,12 @@ def found(edge_agent: CommandLine, *arguments: str) -> dict[str, list[tuple[str,
     return result
 
 
+def service_findings(path: Path) -> list[Finding]:
+    """Of the parts that look at a configuration, in this process, which has the libraries loaded."""
+    looks = [each for each in doctor.examinations(path) if each.part == "service"]
+    return [finding for _, finding in doctor.examine(looks)]
+
+
 def test_a_machine_without_a_configuration_is_told_how_to_make_one(edge_agent: CommandLine) -> None:
     if Path("/etc/edge-agent/agent.toml").exists():
         pytest.skip("edge-agent is installed on this machine")
@@ -49,11 +55,11 @@ def test_a_machine_without_a_configuration_is_told_how_to_make_one(edge_agent: C
     assert result["ONNX Runtime"][0][0] == "ok"
 
 
-def test_each_error_of_the_configuration_is_a_finding(edge_agent: CommandLine) -> None:
-    (edge_agent.folder / "agent.toml").write_text("[mqtt]\nprot = 1\n[[cameras]]\nid = 'a b'\nsource = 'synthetic'\n")
-    levels = found(edge_agent, "-c", "agent.toml")["configuration"]
-    assert len(levels) == 2
-    assert all(level == "wrong" for level, *_ in levels)
+def test_each_error_of_the_configuration_is_a_finding(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text("[mqtt]\nprot = 1\n[[cameras]]\nid = 'a b'\nsource = 'synthetic'\n")
+    levels = [finding.level for finding in service_findings(path) if finding.what == "configuration"]
+    assert levels == ["wrong", "wrong"]
 
 
 def test_a_running_agent_is_asked(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
@@ -66,24 +72,35 @@ def test_a_running_agent_is_asked(mosquitto: Mosquitto, edge_agent: CommandLine)
         assert result["configuration"][0][0] == "ok"
 
 
-def test_a_broker_that_is_not_there_is_said(edge_agent: CommandLine) -> None:
-    (edge_agent.folder / "agent.toml").write_text(CONFIG.format(port=free_port()))
-    result = found(edge_agent, "-c", "agent.toml")
-    assert result["broker"][0][0] == "wrong"
-    assert "--with-broker" in result["broker"][0][2]
-    assert result["agent"][0][0] == "note"
+def test_a_broker_that_is_not_there_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(CONFIG.format(port=free_port()))
+    by_name = {finding.what: finding for finding in service_findings(path)}
+    assert by_name["broker"].level == "wrong"
+    assert "--with-broker" in by_name["broker"].mend
+    assert by_name["agent"].level == "note"
 
 
-def test_a_password_that_everybody_can_read_is_said(edge_agent: CommandLine) -> None:
-    secret = edge_agent.folder / "secret"
+def test_a_password_that_everybody_can_read_is_said(tmp_path: Path) -> None:
+    secret, path = tmp_path / "secret", tmp_path / "agent.toml"
     secret.write_text("hunter2\n")
-    text = CONFIG.format(port=1).replace("[mqtt]", '[mqtt]\nusername = "u"\npassword_file = "secret"')
-    (edge_agent.folder / "agent.toml").write_text(text)
+    path.write_text(CONFIG.format(port=1).replace("[mqtt]", '[mqtt]\nusername = "u"\npassword_file = "secret"'))
     for mode, expected in ((0o644, True), (0o640, False)):
         secret.chmod(mode)
-        result = found(edge_agent, "-c", "agent.toml")
-        assert ("secrets" in result) is expected
-        assert "hunter2" not in str(result)
+        findings = service_findings(path)
+        assert any(finding.what == "secrets" for finding in findings) is expected
+        assert "hunter2" not in str(findings)
+
+
+@pytest.mark.parametrize(("source", "said"), [("rtsp://cam/1", False), ("rtsp://me:hunter2@cam/1", True)])
+def test_a_password_in_an_address_is_one_of_agent_toml(source: str, said: bool, tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(f'[[cameras]]\nid = "a"\nsource = "{source}"\n')
+    path.chmod(0o644)
+    findings = list(doctor_service.secrets(doctor_service.Configured.read(path)))
+    assert [finding.what for finding in findings] == (["secrets"] if said else [])
+    path.chmod(0o640)
+    assert list(doctor_service.secrets(doctor_service.Configured.read(path))) == []
 
 
 def test_only_what_could_be_better(edge_agent: CommandLine) -> None:

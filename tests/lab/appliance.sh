@@ -40,6 +40,9 @@ listening() { # everything that the broker hears, from now on; said again after 
   sleep 1
 }
 detections() { tail -n "+$((lines + 1))" "$work/heard" | grep -a '/detections {' >/dev/null; }
+# The last run of the agent that detections came from, and whether they come from another one now: those of before may be on their way yet.
+stream() { grep -a '/detections {' "$work/heard" | tail -n 1 | grep -o '"stream":"[^"]*"'; }
+other_stream() { [ "$(stream)" != "$1" ]; }
 same_life() { [ "$(restarts)" = "$1" ] && [ "$(pid)" = "$2" ] && ok "$3: no restart" || bad "$3: restarts $1, then $(restarts); process $2, then $(pid)"; }
 restarted() { [ "$(restarts)" -gt "$1" ]; }
 healthy() { within "${1:-60}" "it does well" edge-agent status --wait 0 --up 1; }
@@ -105,19 +108,18 @@ if phase again; then
 fi
 
 if phase restart; then
-  from=$(now)
+  from=$(now) last=$(stream)
   systemctl restart edge-agent
-  mark
   ok "systemctl restart returns when it is ready ($(took "$from") s)"
-  within 10 "detections at the broker again" detections
+  within 10 "detections at the broker again" other_stream "$last"
 fi
 
 if phase kill; then
   for n in 1 2 3; do
     sleep 3
-    mark
+    last=$(stream)
     kill -9 "$(pid)"
-    within 10 "kill -9, number $n: detections are at the broker again" detections
+    within 10 "kill -9, number $n: detections are at the broker again" other_stream "$last"
   done
   rm -f /run/edge-agent/failures
 fi
@@ -136,23 +138,21 @@ if phase backoff; then
 fi
 
 if phase stopped; then
-  before=$(restarts)
-  mark
+  before=$(restarts) last=$(stream)
   kill -STOP "$(pid)"
   from=$(now)
   within 60 "SIGSTOP of the process: systemd's watchdog ends it and starts another" restarted "$before"
-  within 15 "detections again, $(took "$from") s after it was stopped, and then" detections
+  within 15 "detections again, $(took "$from") s after it was stopped, and then" other_stream "$last"
 fi
 
 if phase inference; then
-  before=$(restarts) from=$(now)
+  before=$(restarts) from=$(now) last=$(stream)
   python3 "$here/freeze_thread.py" "$(pid)" >"$work/frozen" 2>&1 & freezer=$!
   within 5 "the busiest thread, which infers, stands still" grep frozen "$work/frozen"
   sleep 2
   within 90 "an inference that hangs: the watchdog acts" restarted "$before"
   kill $freezer 2>/dev/null
-  mark
-  within 15 "detections again, $(took "$from") s after, and then" detections
+  within 15 "detections again, $(took "$from") s after, and then" other_stream "$last"
   journalctl -u edge-agent --no-pager -o cat --since -2min >"$work/journal"
   has 'makes no progress' "$work/journal" "the journal says why"
   has '(Thread|Current thread) 0x' "$work/journal" "and has the tracebacks of all threads"
@@ -285,6 +285,7 @@ if phase broken; then
     other=$(python3 "$here/other_wheel.py" "$wheel" "9.0.$number" $how "$work")
     install --wheel "$other" && bad "$how: it was taken" || ok "a release that is broken ($how) is not taken ($(took "$from") s): $(grep -o 'error: .*' "$work/out" | head -n 1 | cut -c1-150)"
     [ "$(readlink $prefix/current)" = "$release" ] && ok "$how: $release is in use" || bad "$how: in use is $(readlink $prefix/current)"
+    has 'error: ' "$work/out" "$how: it is said why"
     case $how in import | strict) [ "$(pid)" = "$life" ] && ok "$how: the service was not touched" || bad "$how: it was restarted" ;; esac
     healthy
   done

@@ -7,16 +7,17 @@ set -uo pipefail
 lab=$(readlink -f "$1")
 shift
 root=$(readlink -f "$(dirname "$0")/../..")
-work=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$work"' EXIT
+work=${LAB_WORK:-$(mktemp -d)} # LAB_WORK: a folder to keep, so that the next run finds the installation
+trap 'kill $(jobs -p) 2>/dev/null; [ -n "${LAB_WORK:-}" ] || rm -rf "$work"' EXIT
 failures=0
 ok() { echo "ok      $*"; }
 bad() { echo "FAILED  $*"; failures=$((failures + 1)); }
 python=$root/.venv/bin/python
 port=18831
-mkdir "$work/share"
+mkdir -p "$work/share"
+rm -rf "$work/share/checkout"
 (cd "$root" && git ls-files | tar cf - -T -) | (mkdir "$work/share/checkout" && tar xf - -C "$work/share/checkout")
-ffmpeg -nostdin -v error -i "$root/edge_agent/data/people_cross.mp4" -c copy -frames:v "${LAB_FRAMES:-40}" "$work/share/clip.mp4"
+ffmpeg -nostdin -v error -y -i "$root/edge_agent/data/people_cross.mp4" -c copy -frames:v "${LAB_FRAMES:-40}" "$work/share/clip.mp4"
 mosquitto -p $port >"$work/mosquitto.log" 2>&1 &
 until mosquitto_pub -p $port -t lab -m x 2>/dev/null; do sleep 0.1; done
 
@@ -35,7 +36,7 @@ export HOME=/host/home; mkdir -p $HOME
 /host/checkout/scripts/install --user --no-start
 $HOME/.local/bin/edge-agent version
 $HOME/.local/bin/edge-agent check
-$HOME/.local/bin/edge-agent model inspect builtin
+$HOME/.local/bin/edge-agent model inspect "$(find $HOME/.local -name oid_int8_pp.tflite)"
 $HOME/.local/bin/edge-agent doctor || true
 S
 grep -q '^aarch64' "$work/install" && ok "on aarch64: $(grep -E '^(onnxruntime|ai-edge-litert|numpy|av) ' "$work/install" | tr '\n' ',')" || bad "not on aarch64"

@@ -100,16 +100,49 @@ if phase abort; then
   within 20 "and the service comes back" status_has '1 of 2 cameras online'
   find / -xdev \( -name 'core' -o -name 'core.[0-9]*' \) -size +1M 2>/dev/null | grep -q . && bad "a core dump" || ok "and no core dump"
 fi
-if phase memory; then
+if phase boot; then
   mkdir -p /etc/systemd/system/edge-agent.service.d
-  printf '[Service]\nMemoryHigh=infinity\nMemoryMax=110M\n' >/etc/systemd/system/edge-agent.service.d/99-lab.conf
+  printf '[Service]\nEnvironment=EDGE_AGENT_LAST_GOOD=1\n' >/etc/systemd/system/edge-agent.service.d/99-lab.conf
+  systemctl daemon-reload && systemctl restart edge-agent
+  within 20 "running, and kept" test -s /var/lib/edge-agent/last_good.toml
+  echo 'nonsense = 1' >>/etc/edge-agent/agent.toml
+  systemctl restart edge-agent && ok "a wrong file at boot: what ran last starts" || bad "start with what ran last"
+  within 20 "and Status: says what is wrong" status_has 'configuration refused, that of 20.* runs: .*agent.toml:'
+  rm /etc/systemd/system/edge-agent.service.d/99-lab.conf
+  systemctl daemon-reload
+  systemctl restart edge-agent && bad "started with a wrong file" || ok "without being asked for it: no start"
+  sleep 3
+  [ "$(show ExecMainStatus)/$(show ActiveState)" = 78/failed ] && ok "78, and not tried again" || bad "$(show ExecMainStatus) $(show ActiveState)"
+  sed -i '/^nonsense/d' /etc/edge-agent/agent.toml
+  systemctl reset-failed edge-agent && systemctl restart edge-agent
+fi
+if phase memory; then
+  cat >/etc/edge-agent/leaking.py <<'PYTHON'
+import time, numpy
+kept = []
+def frames():
+    while True:
+        time.sleep(0.2)
+        if len(kept) < 5 or time.monotonic() - began > 20:
+            kept.append(numpy.ones(2_000_000, numpy.uint8))
+        yield numpy.zeros((240, 320, 3), numpy.uint8)
+began = time.monotonic()
+PYTHON
+  chmod 644 /etc/edge-agent/leaking.py
+  cp /etc/edge-agent/agent.toml /etc/edge-agent/agent.toml.before
+  printf '[mqtt]\nhost = "127.0.0.1"\n[health]\ninterval_s = 2\n[[cameras]]\nid = "leak"\nsource = "leaking:frames"\nfolder = "/etc/edge-agent"\nisolation = "thread"\n' >/etc/edge-agent/agent.toml
+  mkdir -p /etc/systemd/system/edge-agent.service.d
+  printf '[Service]\nMemoryHigh=infinity\nMemoryMax=300M\n' >/etc/systemd/system/edge-agent.service.d/99-lab.conf
   systemctl daemon-reload
   since=$(date '+%F %T')
   systemctl restart edge-agent
-  within 60 "over the cgroup's limit it leaves by itself, with 71 and the reason" entry 'stopped by a failure reason=memory: .*of the cgroup.s max'
-  journalctl -q --since "$since" | grep -q 'status=71' && ok "systemd saw 71" || bad "not 71: $(journalctl -q -u edge-agent --since "$since" -o cat | tail -n 3)"
+  within 90 "over the cgroup's limit it leaves by itself, with the reason" entry 'stopped by a failure reason=memory: .*of the cgroup.s max'
+  within 20 "systemd saw 71" bash -c "journalctl -q -u edge-agent --since '$since' | grep -q 'status=71'"
+  within 60 "and started it again" bash -c "[ \"\$(systemctl show -p NRestarts --value edge-agent)\" -ge 1 ]"
   journalctl -q -k --since "$since" | grep -qi 'killed process' && bad "the kernel's killer came" || ok "the kernel's killer did not come"
+  journalctl -q -u edge-agent -o cat --since "$since" | grep 'reason=memory' | cut -c1-200
   rm /etc/systemd/system/edge-agent.service.d/99-lab.conf
+  mv /etc/edge-agent/agent.toml.before /etc/edge-agent/agent.toml
   systemctl daemon-reload
 fi
 systemctl stop edge-agent

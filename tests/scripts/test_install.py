@@ -57,7 +57,7 @@ def run(script: Path, home: Path, *arguments: object, code: int = 0, **variables
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_AGENT_", "XDG_", "PIP_"))}
     done = subprocess.run(
         [script, *map(str, arguments)], env={**kept, "HOME": str(home), **variables}, cwd=home, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout
     return done.stdout
@@ -102,6 +102,7 @@ def test_an_unsupported_machine_and_a_foreign_folder_are_refused(home: Path, tmp
     assert files(home) == before
 
 
+@pytest.mark.timeout(400)  # five virtual environments: 15 s, on a busy machine minutes
 def test_install_upgrade_and_uninstall(home: Path, tmp_path: Path) -> None:
     def install(file: Path, code: int = 0) -> str:
         return run(INSTALL, home, "--user", "--no-start", "--offline", tmp_path, "--wheel", file, code=code)

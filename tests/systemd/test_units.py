@@ -15,7 +15,6 @@ UNIT = UNITS / "edge-agent.service"
 DROP_INS = sorted((UNITS / "drop-ins").glob("*.conf"))
 MOST = 2.0
 """What "systemd-analyze security" may say, on the platform where it is worst."""
-SINCE_254 = "05-backoff.conf"
 
 
 def analyze(*arguments: str | Path) -> str:
@@ -23,12 +22,6 @@ def analyze(*arguments: str | Path) -> str:
     done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-def version() -> int:
-    found = re.match(r"systemd (\d+)", analyze("--version"))
-    assert found
-    return int(found[1])
 
 
 def installed(folder: Path, *drop_ins: Path, unit: Path = UNIT) -> Path:
@@ -47,15 +40,8 @@ def exposure(unit: Path) -> float:
     return float(found[1])
 
 
-def usable(drop_ins: list[Path]) -> list[Path]:
-    """Those for this machine's systemd."""
-    return [path for path in drop_ins if path.name != SINCE_254 or version() >= 254]
-
-
 @pytest.mark.parametrize("drop_in", [None, *DROP_INS], ids=lambda path: path.name if path else "none")
 def test_systemd_finds_no_mistake(drop_in: Path | None, tmp_path: Path) -> None:
-    if drop_in is not None and not usable([drop_in]):
-        pytest.skip(f"systemd {version()} does not know its keys, and is not given them: 254 does")
     assert analyze("verify", "--man=no", installed(tmp_path, *([drop_in] if drop_in else []))) == ""
 
 
@@ -71,13 +57,11 @@ def test_a_mistake_would_be_found(tmp_path: Path) -> None:
 
 
 def test_little_is_left_open_on_every_platform(tmp_path: Path) -> None:
-    assert exposure(installed(tmp_path, *usable(DROP_INS))) <= MOST
+    assert exposure(installed(tmp_path, *DROP_INS)) <= MOST
 
 
 @pytest.mark.parametrize("drop_in", DROP_INS, ids=lambda path: path.name)
 def test_each_drop_in_says_what_it_costs(drop_in: Path, tmp_path: Path) -> None:
-    if not usable([drop_in]):
-        pytest.skip(f"systemd {version()} does not know its keys")
     (tmp_path / "without").mkdir()
     (tmp_path / "with").mkdir()
     cost = exposure(installed(tmp_path / "with", drop_in)) - exposure(installed(tmp_path / "without"))

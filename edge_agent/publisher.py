@@ -99,7 +99,7 @@ class Publisher:
     def _keep(self) -> None:
         disk = self.spool.disk
         while disk is not None and not self.spool.closed:
-            self.spool.wait_for_work(disk.interval_s / 2)
+            self.spool.wait_for_work(disk.interval_s / 4)  # what is half as old as promised is written then
             try:
                 self.spool.maintain()
             except Exception:  # a defect there must not end it for ever

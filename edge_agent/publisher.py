@@ -193,7 +193,8 @@ class Publisher:
         if lost:
             log.warning("events lost at shutdown sink=%s events=%d", self.sink.name, lost)
         if self.spool.counts.kept:
-            log.info("events kept on disk for the next start sink=%s events=%d", self.sink.name, self.spool.counts.kept)
+            kept = "events kept on disk for the next start, or for edge-agent spool drain sink=%s events=%d"
+            log.warning(kept, self.sink.name, self.spool.counts.kept)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

@@ -207,7 +207,8 @@ def _content_type(message: Message) -> str | None:
     """Where it is not what everybody expects."""
     if message.kind is Kind.SNAPSHOT:
         return "image/jpeg"
-    return content_type(message.payload) if message.kind.keeping == "event" and not message.payload.startswith(b"{") else None
+    is_binary = message.kind.keeping == "event" and message.payload[:1] >= b"\x80"
+    return content_type(message.payload) if is_binary else None
 
 
 def _default_port(config: MqttSettings, *, tls: bool) -> int:

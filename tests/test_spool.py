@@ -389,3 +389,34 @@ def test_a_look_at_the_file_does_not_keep_its_log_from_being_emptied(tmp_path: P
     assert (tmp_path / "mqtt.db-wal").stat().st_size < 3 << 20
     assert sum(row is not None for row in looking) == 2999
     spool.close()
+
+
+def test_a_file_that_cannot_be_saved_at_once_is_saved_later(tmp_path: Path) -> None:
+    """The disk fails while a damaged file is being saved: nothing of it is given up, by this process or by the next."""
+    clock = Clock()
+
+    def connect(path: Path, **given: Any) -> sqlite3.Connection:
+        return sqlite3.connect(path, factory=Faulty, **given)
+
+    spool = opened(tmp_path, limits=SpoolLimits(20, 1 << 20, drain_per_s=1e9), clock=clock, connect=connect)
+    for number in range(60):
+        spool.put(event(number))
+        spool.maintain(everything=True)
+    spool.put(event(60))
+    Faulty.error = sqlite3.DatabaseError("database disk image is malformed")
+    try:
+        spool.maintain(everything=True)
+        assert (spool.health().mode, spool.queued[0]) == ("memory", 61)
+        copy = tmp_path / "next"
+        copy.mkdir()
+        for file in tmp_path.glob("mqtt.db*"):
+            (copy / file.name).write_bytes(file.read_bytes())
+    finally:
+        Faulty.error = None
+    assert drained(opened(copy)) == list(range(60))
+    clock.now += 6
+    spool.maintain(everything=True)
+    clock.now += 1
+    assert drained(spool) == list(range(61))
+    assert spool.counts.dropped == {}
+    spool.close()

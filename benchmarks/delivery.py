@@ -21,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent._spool_disk import Disk
-from edge_agent._spool_store import Row, Store
+from edge_agent._spool_rows import Row
+from edge_agent._spool_store import Store
 from edge_agent.config import AgentConfig
 from edge_agent.config_file import build
 from edge_agent.events import STATUS_ONLINE, Kind, Message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from edge_agent._spool_entry import Entry
+from edge_agent._spool_rows import Row
 from edge_agent.events import Message, timestamp
 
 _MARKS = (b'"clock_synced":false', b"\xacclock_synced\xc2")
@@ -49,13 +51,54 @@ def restamped(message: Message, shift: float, now_shift: float) -> Message:
         if isinstance(total_ms, (int, float)):
             captured = message.at - total_ms / 1e3 + now_shift
         else:
-            stamped = datetime.fromisoformat(content["captured_at"].replace("Z", "+00:00"))
-            captured = stamped.timestamp() + now_shift - shift
+            captured = _seconds(content["captured_at"]) + now_shift - shift
+        by = captured - _seconds(content["captured_at"])
         content["captured_at"], content["clock_synced"] = timestamp(captured), True
+        _moved(content.get("interval"), by)
     except (ValueError, KeyError, AttributeError, TypeError, OverflowError, OSError, msgspec.DecodeError):
         return message
     payload = msgspec.msgpack.encode(content) if packed else msgspec.json.encode(content)
     return replace(message, payload=payload)
 
 
-Synced = Callable[[], bool]
+def _seconds(stamp: str) -> float:
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+
+
+def _moved(part: object, by: float) -> None:
+    """The stamps further in: of an interval's first and last frame, and of the best sights."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if key.endswith("captured_at"):
+                part[key] = timestamp(_seconds(value) + by)
+            else:
+                _moved(value, by)
+    elif isinstance(part, list):
+        for each in part:
+            _moved(each, by)
+
+
+class Clocks:
+    """The spool's clock, which is monotonic, and the wall clock where it may be trusted."""
+
+    def __init__(self, clock: Callable[[], float], synced: Callable[[], bool]) -> None:
+        self.now, self._synced = clock, synced
+
+    def age(self, row: Row) -> float:
+        """Seconds since it came; 0 for one of another boot, where either boot's clock was not set: that cannot be known."""
+        if row.boot == boot_id():
+            return max(0.0, self.now() - row.message.at)
+        if is_unsynced(row.message.payload) or not self._synced():
+            return 0.0
+        return max(0.0, time.time() - (row.message.at + row.shift))
+
+    def restamped(self, entries: Sequence[Entry]) -> list[Message]:
+        """Their messages, corrected where they came in this boot before its clock was set, and it is set now."""
+        found = [entry.message for entry in entries]
+        unsynced = [i for i, message in enumerate(found) if is_unsynced(message.payload)]
+        if unsynced and self._synced():
+            now, boot = shift_now(), boot_id()
+            for i in unsynced:
+                if entries[i].boot == boot:
+                    found[i] = restamped(found[i], entries[i].shift, now)
+        return found

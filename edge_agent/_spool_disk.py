@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from edge_agent._spool_store import Found, Store, StoreDamaged, StoreError
+from edge_agent._spool_rows import Found, StoreDamaged, StoreError
+from edge_agent._spool_store import Store
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +38,16 @@ class Disk:
             self.failed(error, now)
             return Found()
 
-    def reopen(self, *, is_empty: bool) -> Found | None:
+    def reopen(self, *, is_empty: bool, anew: bool) -> Found | None:
         """Try again; None: the file is still open and as it was. Raises StoreError.
 
         ``is_empty``: nothing in the file is wanted any more. On a full disk that cannot be deleted, for that needs room; but removed.
+        ``anew``: it could not be read: read all of it.
         """
+        self.store.check_at_home()
         if self.store.is_open and is_empty:
             self.store.discard()
-        if self.store.is_open and self.store.is_in_place:
+        if self.store.is_open and self.store.is_in_place and not anew:
             self.store.probe()
             return None
         return self._counted(self.store.open)

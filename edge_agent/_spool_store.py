@@ -9,87 +9,25 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import sqlite3
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from edge_agent._spool_quarantine import BUSY_S, PARTS, Quarantine, beside, readable
+from edge_agent._spool_rows import COLUMNS, Found, Row, StoreDamaged, StoreError, decoded, encoded
 from edge_agent._spool_wal import WalView
-from edge_agent.errors import AlreadyRunning, EdgeAgentError
-from edge_agent.events import Kind, Message
+from edge_agent.errors import AlreadyRunning
 
-BUSY_S = 2.0
-QUARANTINED_MOST = 2
-"""Files set aside that are kept, the newest."""
 PROBE_BYTES = 1 << 16
-COLUMNS = "position, kind, camera, payload, at, shift, boot, crc"
+SAVED_TOGETHER = 500
+"""Events of a damaged file that are read, and written to the new one, at once."""
+LOG_BYTES = 2 << 20
+"""What the log beside the file may grow to."""
+LOCK_TRIES = 6
 _SCHEMA = "CREATE TABLE IF NOT EXISTS events(position INTEGER PRIMARY KEY, kind, camera, payload, at, shift, boot, crc)"
-
-
-class StoreError(EdgeAgentError):
-    """The disk cannot be used now: full, read-only, gone. It is tried again later."""
-
-
-class StoreDamaged(StoreError):
-    """The disk works, but not the file on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One event as it is on disk."""
-
-    position: int
-    message: Message
-    shift: float
-    """What the wall clock was ahead of the monotonic one when the event came: seconds."""
-    boot: str
-    """The boot whose monotonic clock ``message.at`` is of."""
-
-    @property
-    def size(self) -> int:
-        """Of the payload."""
-        return len(self.message.payload)
-
-
-@dataclass(slots=True)
-class Found:
-    """What was on disk when it was opened."""
-
-    events: int = 0
-    size: int = 0
-    last: int = 0
-    damaged: int = 0
-    """Events that were there, and could not be read."""
-    quarantined: int = 0
-
-
-def _crc(position: int, kind: object, camera: object, payload: bytes, clock: tuple[object, ...]) -> int:
-    return zlib.crc32(payload, zlib.crc32(repr((position, kind, camera, *clock)).encode()))
-
-
-def decoded(found: Sequence[object]) -> Row | None:
-    """None: it is not what was written."""
-    position, kind, camera, payload, at, shift, boot, crc = found
-    with contextlib.suppress(ValueError, UnicodeDecodeError):
-        if not (isinstance(position, int) and isinstance(payload, bytes) and isinstance(at, float) and isinstance(shift, float)):
-            return None
-        if not (isinstance(kind, bytes) and isinstance(boot, bytes) and (camera is None or isinstance(camera, bytes))):
-            return None
-        if _crc(position, kind, camera, payload, (at, shift, boot)) != crc:
-            return None
-        name = None if camera is None else camera.decode()
-        return Row(position, Message(Kind(kind.decode()), name, payload, at), shift, boot.decode())
-    return None
-
-
-def _encoded(row: Row) -> tuple[object, ...]:
-    message, boot = row.message, row.boot.encode()
-    kind, camera = message.kind.value.encode(), None if message.camera is None else message.camera.encode()
-    at, shift = float(message.at), float(row.shift)
-    crc = _crc(row.position, kind, camera, message.payload, (at, shift, boot))
-    return row.position, kind, camera, message.payload, at, shift, boot, crc
 
 
 class Store:
@@ -101,10 +39,11 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._lock: int | None = None
         self._identity: tuple[int, int] | None = None
+        self._home: int | None = None
+        """The file system that it was found on."""
         self._believed = -1
         """Frames of the log as it was found that SQLite takes for whole."""
-        self.quarantined = 0
-        """Files set aside."""
+        self._quarantine = Quarantine(path)
 
     def lock(self) -> None:
         """Make it this process's own. Raises AlreadyRunning, or StoreError where the folder cannot be used."""
@@ -115,12 +54,16 @@ class Store:
             handle = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"{self.path.parent} cannot be used: {error.strerror}") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise AlreadyRunning(f"another edge-agent uses the spool {self.path}; stop it first") from None
-        self._lock = handle
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(0.05)  # "edge-agent spool status" holds it for a moment, to see whether it is free
+            else:
+                self._lock = handle
+                return
+        os.close(handle)
+        raise AlreadyRunning(f"another edge-agent uses the spool {self.path}; stop it first")
 
     def open(self) -> Found:
         """Read all of it once. Raises StoreError; a damaged file is set aside, and what is left of it read."""
@@ -132,6 +75,7 @@ class Store:
 
     def _open(self) -> Found:
         self.disconnect()
+        self._make_private()
         wal = WalView.of(self.path)
         with self._translated():
             self._connection = self._connect(self.path)
@@ -144,12 +88,24 @@ class Store:
                 found.events, found.size, found.last = found.events + 1, found.size + row.size, row.position
             found.damaged = len(bad)
             if wal.lost_commits(self._believed):
-                found.quarantined = self._keep_copy(wal)
+                self._quarantine.keep_copy(wal.data)
+                found.quarantined = 1
             self._connection.executemany("DELETE FROM events WHERE position = ?", [(position,) for position in bad])
             self._connection.commit()
         stat = self.path.stat()
-        self._identity = (stat.st_dev, stat.st_ino)
+        self._identity, self._home = (stat.st_dev, stat.st_ino), stat.st_dev
         return found
+
+    def _make_private(self) -> None:
+        """For this user only, and so what SQLite makes beside it: that gets the same mode."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path.touch(0o600)
+            for suffix in PARTS:
+                with contextlib.suppress(FileNotFoundError):
+                    beside(self.path, suffix).chmod(0o600)
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be opened: {error.strerror}") from None
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         made = self._connect_with(path, timeout=BUSY_S, check_same_thread=False)
@@ -171,7 +127,7 @@ class Store:
         connection = self._usable()
         with self._translated(), connection:
             connection.executemany("DELETE FROM events WHERE position BETWEEN ? AND ?", gone)
-            connection.executemany(f"INSERT OR REPLACE INTO events({COLUMNS}) VALUES(?,?,?,?,?,?,?,?)", [_encoded(row) for row in rows])
+            connection.executemany(f"INSERT OR REPLACE INTO events({COLUMNS}) VALUES(?,?,?,?,?,?,?,?)", [encoded(row) for row in rows])
 
     def read(self, after: int, most: int) -> tuple[list[Row], list[int]]:
         """The next rows beyond that position that are not damaged, and the positions of all, damaged or not. Raises StoreError."""
@@ -196,6 +152,11 @@ class Store:
             self._usable().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     @property
+    def quarantined(self) -> int:
+        """Damaged files that were set aside."""
+        return self._quarantine.count
+
+    @property
     def is_open(self) -> bool:
         """Whether there is a file to write to."""
         return self._connection is not None
@@ -208,8 +169,8 @@ class Store:
         """Remove the file with all that is in it. Raises StoreError."""
         self.disconnect()
         try:
-            for suffix in ("-wal", "-shm", ""):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            for suffix in PARTS:
+                beside(self.path, suffix).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{self.path} cannot be removed: {error.strerror}") from None
 
@@ -222,48 +183,56 @@ class Store:
             return False
         return (stat.st_dev, stat.st_ino) == self._identity
 
+    def check_in_place(self) -> None:
+        """Raises StoreDamaged where the file was taken away, and StoreError where its file system was."""
+        if not self.is_in_place:
+            self.check_at_home()
+            raise StoreDamaged(f"{self.path} was taken away")
+
+    def check_at_home(self) -> None:
+        """Raises StoreError where the file system that it was on is no longer there: it may come back, with all that is on it."""
+        try:
+            there = self._home is None or self.path.exists() or self.path.parent.stat().st_dev == self._home
+        except OSError:
+            return  # not even the folder: that was removed, and is made anew
+        if not there:
+            raise StoreError(f"{self.path.parent} is on another file system than before; is the disk still mounted?")
+
     def salvage(self, why: str) -> Found:
         """Set the file aside, and read what can be read of it into a new one. Raises StoreError where the disk cannot be used."""
         self.disconnect()
-        aside = self._set_aside(why)
-        found = self._open()
-        if aside is None:
-            return found
-        rows = list(_readable(aside))
-        if rows:
-            self.apply(rows, [])
-            span = rows[-1].position - rows[0].position + 1
-            found = Found(len(rows), sum(row.size for row in rows), rows[-1].position, span - len(rows))
-        found.quarantined = 1
+        self._check_room(why)
+        aside = self._quarantine.set_aside(why)
+        try:
+            found = self._open()
+            if aside is not None:
+                self._read_over(aside, found)
+        except StoreError:
+            self.disconnect()
+            if aside is not None:
+                self._quarantine.put_back(aside)
+            raise
+        self._quarantine.forget_old()
         return found
 
-    def _set_aside(self, why: str) -> Path | None:
-        aside = self.path.with_name(f"{self.path.stem}.quarantine-{time.time_ns()}.db")
-        try:
-            if self.path.exists():
-                self.path.replace(aside)
-                self.quarantined += 1
-            for suffix in ("-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    self.path.with_name(self.path.name + suffix).replace(aside.with_name(aside.name + suffix))
-            self._forget_old()
-        except OSError as error:
-            raise StoreError(f"{self.path} is damaged ({why}) and cannot be set aside: {error.strerror}") from None
-        return aside if aside.exists() else None
-
-    def _keep_copy(self, wal: WalView) -> int:
-        aside = self.path.with_name(f"{self.path.stem}.quarantine-{time.time_ns()}.log")
+    def _check_room(self, why: str) -> None:
+        """Before anything is moved: a disk that is nearly full must not be filled, and worn, with one attempt after the other."""
         with contextlib.suppress(OSError):
-            aside.write_bytes(wal.data)
-            self._forget_old()
-        self.quarantined += 1
-        return 1
+            wanted = self._length() + min(self._length(), LOG_BYTES)
+            if shutil.disk_usage(self.path.parent).free < wanted:
+                raise StoreError(f"{self.path} is damaged ({why}); {wanted} bytes of free space are needed to save what is in it")
 
-    def _forget_old(self) -> None:
-        for kind in ("db", "log"):
-            for old in sorted(self.path.parent.glob(f"{self.path.stem}.quarantine-*.{kind}"))[:-QUARANTINED_MOST]:
-                for name in (old.name, f"{old.name}-wal", f"{old.name}-shm"):
-                    old.with_name(name).unlink(missing_ok=True)
+    def _read_over(self, aside: Path, found: Found) -> None:
+        """In lots: a spool may be larger than memory."""
+        rows, first = readable(aside), 0
+        with self._translated():
+            while lot := list(islice(rows, SAVED_TOGETHER)):
+                self.apply(lot, [])
+                positions = [row.position for row in lot]
+                first, found.last = min([*positions, first or positions[0]]), max(found.last, *positions)
+                found.events, found.size = found.events + len(lot), found.size + sum(row.size for row in lot)
+        found.damaged = found.last - first + 1 - found.events if found.events else 0
+        found.quarantined = 1
 
     def _usable(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -316,22 +285,3 @@ class Store:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def _readable(path: Path) -> Iterator[Row]:
-    """What a damaged file still holds: from its start to the first damage, and from its end back to the last one."""
-    connection = sqlite3.connect(path, timeout=BUSY_S)
-    connection.text_factory = bytes
-    found: dict[int, Row] = {}
-    try:
-        for order in ("ASC", "DESC"):
-            with contextlib.suppress(sqlite3.Error, MemoryError):
-                for raw in connection.execute(f"SELECT {COLUMNS} FROM events ORDER BY position {order}"):  # noqa: S608 - constants
-                    row = decoded(raw)
-                    if row is not None:
-                        if row.position in found and order == "DESC":
-                            break
-                        found[row.position] = row
-    finally:
-        connection.close()
-    yield from (found[position] for position in sorted(found))

@@ -10,19 +10,26 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_agent._spool_clock import boot_id
-from edge_agent._spool_store import BUSY_S, COLUMNS, Row, decoded
+from edge_agent._spool_clock import Clocks
+from edge_agent._spool_quarantine import BUSY_S
+from edge_agent._spool_rows import COLUMNS, Row, decoded
 from edge_agent.errors import StateError
+
+PAGE = 500
 
 
 def rows(file: Path) -> Iterator[Row | None]:
     """Oldest first; None for one that is damaged. Raises StateError for a file that cannot be read (further)."""
     connection: sqlite3.Connection | None = None
+    after = -1
     try:
         connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
         connection.text_factory = bytes
-        for raw in connection.execute(f"SELECT {COLUMNS} FROM events ORDER BY position"):  # noqa: S608 - constant
-            yield decoded(raw)
+        # page by page: as long as one reads, the agent's log cannot be emptied, and whoever reads our output may take his time
+        query = f"SELECT {COLUMNS} FROM events WHERE position > ? ORDER BY position LIMIT {PAGE}"  # noqa: S608 - constants
+        while raws := connection.execute(query, (after,)).fetchall():
+            yield from (decoded(raw) for raw in raws)
+            after = raws[-1][0]
     except sqlite3.Error as error:
         raise StateError(f"{file} cannot be read: {error}; an agent that starts with it sets it aside, and saves what it can") from None
     finally:
@@ -53,8 +60,7 @@ def summary(file: Path) -> dict[str, object]:
             continue
         events, size = events + 1, size + row.size
         if oldest is None:
-            came = time.time() - time.monotonic() + row.message.at if row.boot == boot_id() else row.shift + row.message.at
-            oldest = max(0.0, time.time() - came)
+            oldest = Clocks(time.monotonic, lambda: True).age(row)
     disk = sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))
     return {
         "sink": file.stem,

@@ -15,7 +15,8 @@ import click
 from edge_agent.errors import SinkUnavailable, StateError
 
 if TYPE_CHECKING:
-    from edge_agent._spool_store import Row, Store
+    from edge_agent._spool_rows import Row
+    from edge_agent._spool_store import Store
     from edge_agent.config import AgentConfig
 
 _CONFIG = click.option(

@@ -77,9 +77,8 @@ class Delivery:
 
     @property
     def undelivered(self) -> int:
-        """Events that were lost at the end, or are kept for the next run, by whichever sink lost most."""
-        counts = [publisher.counts for publisher in self.publishers.values()]
-        return max(each.dropped["shutdown"] + each.kept for each in counts)
+        """Events that were lost at the end, by whichever sink lost most. What is kept on disk is not: the next run delivers it."""
+        return max(publisher.counts.dropped["shutdown"] for publisher in self.publishers.values())
 
     def acknowledged_ms(self, camera: str | None = None) -> dict[str, float] | None:
         """Of the first one, as ``Publisher.acknowledged_ms``."""

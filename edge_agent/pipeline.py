@@ -1,4 +1,4 @@
-"""THE loop: take a frame, infer it, publish what was seen.
+"""THE loop: take a frame, infer it, have it told what was seen.
 
 Each lane is a thread with a detector of its own, and belongs to one model; cameras of different models share nothing but
 the machine. With more than one lane, results are put back into each camera's order before they are published.
@@ -13,65 +13,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
 
+from edge_agent.camera_flow import STAGES, CameraFlow, Outcome
 from edge_agent.capture import Capture
-from edge_agent.encoding import Encoding, encode
+from edge_agent.encoding import Encoding
 from edge_agent.errors import ModelError, PictureUnusable
-from edge_agent.events import DetectionsEvent, LatencyParts, Message, ModelInfo, timestamp
+from edge_agent.events import Message, ModelInfo
 from edge_agent.looking import look
 from edge_agent.models.base import Model, Prediction, Thresholds
-from edge_agent.payload import MaskForm, enriched, is_plain, objects, summed
-from edge_agent.publishing import Interval, OnChange, PublishRule
+from edge_agent.payload import MaskForm
+from edge_agent.publishing import PublishRule, publishing_for
 from edge_agent.scheduler import Job, Scheduler
-from edge_agent.stats import RateMeter, ReasonCounter, Sketch, percentiles
+from edge_agent.stats import percentiles
+from edge_agent.telling import Teller
 
 log = logging.getLogger(__name__)
 
-Outcome = Prediction | Literal["no_motion", "model_error", "unreadable"]
-"""What came of a frame that was taken."""
-
 MAX_ERRORS_IN_A_ROW = 30
 ENDED = -1
-STAGES = ("wait", "decode", "preprocess", "infer", "postprocess")
 TOLD_TOGETHER = 8
 """Results of a file that is read as fast as it can be, which become events in one go. An inference leaves nothing of what came
 before it in the processor's caches: one event after each costs 0.15 ms, eight in a row cost 0.03 ms each."""
 
 TELL_WITHIN_S = 0.5
 """After a frame was taken, where the lanes stay at work."""
-
-
-@dataclass
-class CameraFlow:
-    """What the pipeline keeps about one camera."""
-
-    thresholds: Thresholds
-    usual: Thresholds
-    """By the settings; ``thresholds`` are what holds now."""
-    sequence: range
-    model: ModelInfo
-    masks: MaskForm
-    crew: int = 0
-    """Which of the models looks at it."""
-    publishing: OnChange | Interval | None = None
-    """Which frames have a message of their own; None: every one."""
-    published: int = 0
-    withheld: ReasonCounter = field(default_factory=ReasonCounter)
-    """Served frames without a message of their own: ``unchanged``, ``too_soon``, ``summed``."""
-    sent: int = 0
-    next_ticket: int = 0
-    waiting: dict[int, tuple[Job, Outcome]] = field(default_factory=dict)
-    """Results of frames before which another is still being inferred."""
-    settled: list[tuple[Job, Outcome]] = field(default_factory=list)
-    """Results in order that are not told yet."""
-    held: bool = False
-    """Too many results wait: no more of its frames are taken for now."""
-    served_rate: RateMeter = field(default_factory=RateMeter)
-    latency: Sketch = field(default_factory=Sketch)
-    service: Sketch = field(default_factory=Sketch)
-    """For how long a frame has taken the model, from the picture to what was seen."""
-    stages: dict[str, Sketch] = field(default_factory=lambda: {stage: Sketch() for stage in STAGES})
 
 
 @dataclass(frozen=True)
@@ -107,7 +72,7 @@ class Pipeline:
 
     def __init__(self, context: PipelineContext, crews: Sequence[Crew]) -> None:
         self.flows = {
-            camera: CameraFlow(own, own, context.reserve(camera), crew.model, crew.masks, index, _publishing(crew.rules.get(camera)))
+            camera: CameraFlow(own, own, context.reserve(camera), crew.model, crew.masks, index, publishing_for(crew.rules.get(camera)))
             for index, crew in enumerate(crews)
             for camera, own in crew.thresholds.items()
         }
@@ -119,7 +84,8 @@ class Pipeline:
         self.failure: Exception | None = None
         self.finished = threading.Event()
         """No frame will come any more, or the loop has failed."""
-        self._context = context
+        self._reserve = context.reserve
+        self._teller = Teller(context.device, context.stream, context.publish, context.reserve, context.clock_synced, context.encoding)
         self._stopping = threading.Event()
         self._committed = threading.Lock()
         self._most_waiting = [2 * sum(model.batch for model in crew.lanes) for crew in crews]
@@ -175,11 +141,11 @@ class Pipeline:
         with self._committed:
             if flow is None:
                 model, masks = self.crews[crew].model, self.crews[crew].masks
-                flow = CameraFlow(thresholds, thresholds, self._context.reserve(camera), model, masks, crew, _publishing(rule))
+                flow = CameraFlow(thresholds, thresholds, self._reserve(camera), model, masks, crew, publishing_for(rule))
                 self.flows = {**self.flows, camera: flow}  # others may be reading the one before
             elif flow.publishing is not None:
-                self._tell_waiting(flow, flow.publishing, time.monotonic())
-            flow.publishing = _publishing(rule)
+                self._teller.tell_waiting(flow, flow.publishing, time.monotonic())
+            flow.publishing = publishing_for(rule)
         self.set_thresholds(camera, thresholds)
         self.crews[crew].scheduler.add(capture)
         return True
@@ -268,7 +234,7 @@ class Pipeline:
                 flow.next_ticket += 1
                 flow.settled.append(ready)
             if len(flow.settled) >= (TOLD_TOGETHER if job.capture.unpaced else 1):
-                self._tell(flow)
+                self._teller.tell(flow)
             now = time.monotonic()
             self._tell_late(now)
             self._tell_due(now)
@@ -281,12 +247,12 @@ class Pipeline:
         """Of a file that has ended there is no next result, while the frames of others may keep the lanes at work for ever."""
         for flow in self.flows.values():
             if flow.settled and now - flow.settled[0][0].taken_at >= TELL_WITHIN_S:
-                self._tell(flow)
+                self._teller.tell(flow)
 
     def _tell_all(self) -> None:
         with self._committed:
             for flow in self.flows.values():
-                self._tell(flow)
+                self._teller.tell(flow)
             self._tell_due(time.monotonic())
 
     def _tell_due(self, now: float) -> None:
@@ -296,93 +262,7 @@ class Pipeline:
         """
         for flow in self.flows.values():
             if flow.publishing is not None and flow.publishing.is_over(now):
-                self._tell_waiting(flow, flow.publishing, now)
-
-    def _tell(self, flow: CameraFlow) -> None:
-        for job, outcome in flow.settled:
-            if outcome == "no_motion":
-                job.capture.unmoved()
-            elif isinstance(outcome, str):
-                job.capture.lost(outcome)
-            else:
-                self._emit(flow, job, outcome)
-        flow.settled.clear()
-
-    def _emit(self, flow: CameraFlow, job: Job, prediction: Prediction) -> None:
-        now = time.monotonic()
-        parts = _latency(job, prediction, now)
-        self._publish(flow, job, prediction, parts, now)
-        job.capture.served()
-        flow.served_rate.tick(now)
-        flow.latency.add(parts.total)
-        flow.service.add(prediction.timings.occupied)
-        for stage in STAGES:
-            flow.stages[stage].add(getattr(parts, stage))
-
-    def _publish(self, flow: CameraFlow, job: Job, prediction: Prediction, parts: LatencyParts, now: float) -> None:
-        """As the camera's rule wants it: now, in its interval's sum, or not at all."""
-        rule, image = flow.publishing, job.frame.image
-        if rule is not None and rule.is_over(now):
-            self._tell_waiting(flow, rule, now)
-        if isinstance(rule, Interval):
-            rule.add(self._event(flow, job, prediction, 0, parts), now)
-            flow.withheld["summed"] += 1
-            return
-        if rule is not None and rule.forget():
-            flow.withheld["too_soon"] += 1
-        why = None if rule is None else rule.withholds(prediction, (image.width, image.height), now, flow.thresholds.confidence)
-        if why is None:
-            self._send(flow, self._event(flow, job, prediction, self._next_seq(flow, job.frame.camera), parts))
-        elif rule is not None and why == "too_soon":
-            rule.keep(self._event(flow, job, prediction, 0, parts))
-        else:
-            flow.withheld[why] += 1
-
-    def _tell_waiting(self, flow: CameraFlow, rule: OnChange | Interval, now: float) -> None:
-        if isinstance(rule, OnChange):
-            event = rule.take(now)
-            if event is not None:
-                self._send(flow, replace(event, seq=self._next_seq(flow, event.camera)))
-            return
-        told = rule.take()
-        if told is not None:
-            newest, interval = told
-            self._send(flow, summed(newest, interval, self._next_seq(flow, newest.camera)))
-
-    def _send(self, flow: CameraFlow, event: DetectionsEvent) -> None:
-        self._context.publish(encode(event, self._context.encoding))
-        flow.published += 1
-
-    def _next_seq(self, flow: CameraFlow, camera: str) -> int:
-        if flow.sent == len(flow.sequence):
-            flow.sequence, flow.sent = self._context.reserve(camera), 0
-        flow.sent += 1
-        return flow.sequence[flow.sent - 1]
-
-    def _event(self, flow: CameraFlow, job: Job, prediction: Prediction, seq: int, parts: LatencyParts) -> DetectionsEvent:
-        frame, context = job.frame, self._context
-        event = DetectionsEvent(
-            device=context.device,
-            camera=frame.camera,
-            stream=context.stream,
-            seq=seq,
-            frame_id=frame.frame_id,
-            captured_at=timestamp(frame.captured_utc),
-            clock_synced=context.clock_synced(),
-            width=frame.image.width,
-            height=frame.image.height,
-            model=flow.model,
-            latency_ms=parts,
-            detections=objects(prediction, frame.image.width, frame.image.height),
-            pts_s=None if frame.pts_s is None else round(frame.pts_s, 4),
-        )
-        return event if is_plain(prediction) else enriched(event, prediction, flow.masks)
-
-
-def _publishing(rule: PublishRule | None) -> OnChange | Interval | None:
-    if rule is None or rule.when == "every":
-        return None
-    return OnChange(rule) if rule.when == "change" else Interval(rule.interval_s)
+                self._teller.tell_waiting(flow, flow.publishing, now)
 
 
 def _moves(job: Job) -> bool | Exception:
@@ -390,17 +270,3 @@ def _moves(job: Job) -> bool | Exception:
         return job.capture.moves(job.frame, job.ticket, job.taken_at)
     except Exception as error:  # a picture that cannot be read
         return error
-
-
-def _latency(job: Job, prediction: Prediction, now: float) -> LatencyParts:
-    """Disjoint parts: a camera's picture is decoded while it waits, or, where that was put off, in what was preprocess."""
-    timings, frame = prediction.timings, job.frame
-    waited = (job.taken_at - frame.captured_at) * 1e3
-    return LatencyParts(
-        total=round((now - frame.captured_at) * 1e3, 2),
-        wait=round(waited - min(waited, frame.decode_ms) if job.capture.source.live else waited, 2),
-        decode=round(frame.decode_ms + timings.decode, 2),
-        preprocess=round(timings.preprocess - timings.decode, 2),
-        infer=round(timings.infer, 2),
-        postprocess=round(timings.postprocess, 2),
-    )

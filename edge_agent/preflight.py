@@ -85,14 +85,15 @@ def _placed(config: AgentConfig, found: Mapping[str, list[Problem]]) -> list[Pro
 
 
 def _file_problems(config: AgentConfig, draft: Draft) -> dict[str, list[Problem]]:
-    """By the key that names the file; what depends on a setting that is wrong is not looked at."""
+    """By the key that names the file; what depends on a setting that is wrong, or is not used, is not looked at."""
+    unused = not config.settings.mqtt.enabled
     steps: list[tuple[str, bool, Callable[[], object]]] = [
         ("device.state_dir", draft.is_wrong("device", "state_dir"), lambda: _check_state(state_for(config))),
         *((key, draft.is_wrong(*key.split(".")), step) for key, step in outlets.checks(config)),
-        ("mqtt.password_file", any(draft.is_wrong("mqtt", key) for key in _PASSWORD_KEYS), lambda: _password(config)),
+        ("mqtt.password_file", unused or any(draft.is_wrong("mqtt", key) for key in _PASSWORD_KEYS), lambda: _password(config)),
         ("metrics.listen", draft.is_wrong("metrics", "listen"), lambda: _check_metrics(config)),
-        ("mqtt.tls", draft.is_wrong("mqtt", "tls"), lambda: _tls(config)),
-        ("mqtt.unix_socket", draft.is_wrong("mqtt", "unix_socket"), lambda: _check_broker_address(config)),
+        ("mqtt.tls", unused or draft.is_wrong("mqtt", "tls"), lambda: _tls(config)),
+        ("mqtt.unix_socket", unused or draft.is_wrong("mqtt", "unix_socket"), lambda: _check_broker_address(config)),
     ]
     for view in _models_of(config):
         at = tuple(view.model_key.split("."))

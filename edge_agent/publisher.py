@@ -99,7 +99,7 @@ class Publisher:
     def _keep(self) -> None:
         disk = self.spool.disk
         while disk is not None and not self.spool.closed:
-            self.spool.wait_for_work(disk.interval_s / 2)
+            self.spool.wait_for_work(disk.interval_s / 4)  # what is half as old as promised is written then
             try:
                 self.spool.maintain()
             except Exception:  # a defect there must not end it for ever
@@ -193,7 +193,8 @@ class Publisher:
         if lost:
             log.warning("events lost at shutdown sink=%s events=%d", self.sink.name, lost)
         if self.spool.counts.kept:
-            log.info("events kept on disk for the next start sink=%s events=%d", self.sink.name, self.spool.counts.kept)
+            kept = "events kept on disk for the next start, or for edge-agent spool drain sink=%s events=%d"
+            log.warning(kept, self.sink.name, self.spool.counts.kept)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

@@ -223,3 +223,10 @@ def _summaries(sums: Sequence[_Sum], frames: int) -> list[ClassSummary]:
         for each in ordered
         if each.best is not None
     ]
+
+
+def publishing_for(rule: PublishRule | None) -> OnChange | Interval | None:
+    """What keeps to a camera's rule; None: every frame has a message of its own."""
+    if rule is None or rule.when == "every":
+        return None
+    return OnChange(rule) if rule.when == "change" else Interval(rule.interval_s)

@@ -21,6 +21,7 @@ from edge_agent.events import timestamp
 from edge_agent.sinks.mqtt import MqttContext, connection_problem
 
 MOST_SHOWN = 6
+_STOP_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,16 @@ class Watch:
             raise SinkUnavailable(f"mqtt://{options.host}:{options.port}: {self._refused or 'no answer'}")
 
     def stop(self) -> None:
-        """Disconnect."""
+        """Disconnect. Takes two seconds at most, whatever the connection is doing."""
         self._stopping = True
-        self._client.disconnect()
-        self._client.loop_stop()
+
+        def end() -> None:
+            self._client.disconnect()
+            self._client.loop_stop()  # waits for paho's thread, without a limit
+
+        ending = threading.Thread(target=end, name="watch-end", daemon=True)
+        ending.start()
+        ending.join(_STOP_WITHIN_S)
 
     def _subscribe(self, client: paho.Client, _user: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:

@@ -30,6 +30,17 @@ OVERLOADED = (0x80, 0x88, 0x89, 0x97, 0x9F)
 """Reason codes after which trying again is right (MQTT 5, 2.4)."""
 
 
+WALL_CLOCK = """
+import os, time
+of_the_machine, file = time.time, os.environ["WALL_CLOCK"]
+def ahead():
+    with open(file) as found:
+        return of_the_machine() + float(found.read())
+time.time = ahead
+"""
+"""Python runs it first, in the daemon: its wall clock goes as far ahead of the machine's as stands in a file."""
+
+
 @dataclass
 class Books:
     """What went to the broker, as the packets tell. Filled from the proxy's threads."""
@@ -119,6 +130,9 @@ class World:
         self._command = command
         self._agent: subprocess.Popen[str] | None = None
         self._disk = self._mount(command.folder / "state")
+        self._clock = command.folder / "clock"
+        self._clock.write_text("0")
+        (command.folder / "sitecustomize.py").write_text(WALL_CLOCK)
         self._write_config()
 
     def _mount(self, folder: Path) -> Path | None:
@@ -147,7 +161,7 @@ class World:
             self._agent = subprocess.Popen(
                 [sys.executable, "-m", "edge_agent", "run", "-c", "agent.toml"],
                 cwd=self._command.folder,
-                env=self._command.environment(),
+                env=self._command.environment({"PYTHONPATH": str(self._command.folder), "WALL_CLOCK": str(self._clock)}),
                 stdout=log,
                 stderr=log,
                 text=True,
@@ -222,6 +236,7 @@ class World:
             "cut at a packet": self._cut_at_packet,
             "cut in a packet": lambda: self._cut_at_packet(passed=self.random.random()),
             "black hole": lambda: self._for_a_while(Weather(black_hole=True)),
+            "clock step": self._clock_step,
             "slow": lambda: self._for_a_while(Weather(latency_s=self.random.uniform(0.01, 0.2))),
             "narrow": lambda: self._for_a_while(Weather(bytes_per_s=self.random.uniform(5_000, 50_000))),
             "refused": lambda: self._for_a_while(Weather(refuses=True), cut=True),
@@ -262,6 +277,15 @@ class World:
             self.proxy.cut_all()
         self._while()
         self.proxy.weather = Weather()
+
+    def _clock_step(self) -> None:
+        """The wall clock jumps, by seconds or by years, while the broker is away or not."""
+        if self.random.random() < 0.5:
+            self.proxy.cut_all()
+        ahead = self._clock.with_suffix(".new")
+        ahead.write_text(repr(self.random.choice([-1, 1]) * 10 ** self.random.uniform(0, 8)))
+        ahead.replace(self._clock)
+        self._while()
 
     def _disk_full(self) -> None:
         """While the broker is away, so that there is something to write. What was accepted meanwhile may be in memory only."""

@@ -22,11 +22,11 @@ from edge_agent.errors import EndOfStream, SourceUnavailable
 from edge_agent.frame import Frame
 from edge_agent.image import BgrImage, JpegImage
 from edge_agent.models.base import Prediction, Timings
-from edge_agent.pipeline import _latency
 from edge_agent.reader import Reader, Superseded
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.scheduler import Job, Scheduler
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo
+from edge_agent.telling import latency
 from tests.conftest import make_config
 
 PICTURE = BgrImage(np.zeros((2, 2, 3), np.uint8))
@@ -214,7 +214,7 @@ def taken(source: str, reading: Reading, waited_s: float) -> Job:
 def test_the_parts_of_a_latency_do_not_overlap(source: str, decode_ms: float, put_off_ms: float, expected: dict[str, float]) -> None:
     job = taken(source, Reading(PICTURE, 100.0, decode_ms=decode_ms), 0.010)
     nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32), ())
-    parts = _latency(job, Prediction(nothing, Timings(3.0, 5.0, 1.0, put_off_ms)), 100.020)
+    parts = latency(job, Prediction(nothing, Timings(3.0, 5.0, 1.0, put_off_ms)), 100.020)
     assert {name: getattr(parts, name) for name in expected} == expected
     assert (parts.total, parts.infer, parts.postprocess) == (20.0, 5.0, 1.0)
 

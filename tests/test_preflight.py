@@ -175,6 +175,14 @@ def test_a_disabled_camera_may_name_what_is_not_there(site: Site) -> None:
     preflight.check_files(site.config(CAMERA + '[[cameras]]\nid = "later"\nsource = "none.mp4"\nenabled = false\n'))
 
 
+def test_a_broker_that_is_not_used_may_name_what_is_not_there(site: Site) -> None:
+    broker = 'password_file = "none"\nunix_socket = "none"\nport = 1\n[mqtt.tls]\nca_file = "none.pem"\n'
+    preflight.check_files(site.config(CAMERA + f"[mqtt]\nenabled = false\n{broker}[sinks.jsonl]\n"))
+    with pytest.raises(ConfigError) as caught:
+        preflight.check_files(site.config(CAMERA + f"[mqtt]\n{broker}[sinks.jsonl]\n"))
+    assert {problem.key for problem in caught.value.problems} >= {"mqtt.password_file", "mqtt.tls.ca_file", "mqtt.unix_socket"}
+
+
 def test_a_password_needs_a_username(site: Site) -> None:
     (found,) = site.problems(CAMERA + '[mqtt]\npassword = "Sesame"\n')
     assert (found.key, found.line) == ("mqtt.username", 4)

@@ -17,6 +17,7 @@ import pytest
 
 from edge_agent._spool_disk import Disk
 from edge_agent._spool_store import Store
+from edge_agent._spool_view import rows
 from edge_agent.errors import AlreadyRunning
 from edge_agent.events import Kind, Message
 from edge_agent.spool import Spool, SpoolLimits
@@ -100,7 +101,7 @@ def test_more_than_memory_holds_goes_through_the_disk_in_order(tmp_path: Path) -
         if number % 40 == 0:
             spool.maintain()
     assert spool.queued[0] == 1000
-    assert len(spool._memory) <= 100
+    assert len(spool._queue.memory) <= 100
     assert drained(spool) == list(range(1000))
     assert balanced(spool, 1000)
 
@@ -303,6 +304,7 @@ import sys
 from pathlib import Path
 from edge_agent._spool_disk import Disk
 from edge_agent._spool_store import Store
+from edge_agent._spool_view import rows
 from edge_agent.events import Kind, Message
 from edge_agent.publisher import Publisher
 from edge_agent.spool import Spool, SpoolLimits
@@ -337,3 +339,84 @@ def test_kill_9_loses_no_more_than_the_window(tmp_path: Path, durability: str) -
     found = drained(opened(tmp_path, limits=SpoolLimits(1000, 1 << 20, drain_per_s=1e9)))
     assert found[: len(promised)] == promised
     assert len(promised) > 300 if durability == "interval" else len(promised) >= 600
+
+
+def test_its_files_are_for_this_user_only(tmp_path: Path) -> None:
+    """Also where they were made by a version that left that to the folder, and whatever the umask is."""
+    (tmp_path / "mqtt.db").touch(0o644)
+    before = os.umask(0)
+    try:
+        spool = opened(tmp_path)
+        spool.put(event(1))
+        spool.maintain(everything=True)
+        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+        assert modes == dict.fromkeys(("mqtt.db", "mqtt.db-wal", "mqtt.db-shm", "mqtt.lock"), 0o600)
+        spool.close()
+        (tmp_path / "mqtt.db").write_bytes(os.urandom(5000))
+        opened(tmp_path).close()
+        assert all(not file.stat().st_mode & 0o077 for file in tmp_path.iterdir())
+    finally:
+        os.umask(before)
+
+
+def test_what_was_saved_of_a_damaged_file_and_what_is_in_memory_is_written_again(tmp_path: Path) -> None:
+    """On disk means on disk: also what stood in the file that was lost, and is still in memory."""
+    spool = opened(tmp_path)
+    for number in range(60):
+        spool.put(event(number, 100))
+    spool.maintain(everything=True)
+    assert spool.on_disk == 60
+    for file in tmp_path.glob("mqtt.db*"):
+        file.unlink()
+    spool.maintain(everything=True)
+    assert spool.on_disk == 60
+    spool.disk.store.close()  # type: ignore[union-attr]  # as kill -9 leaves it
+    assert drained(opened(tmp_path)) == list(range(60))
+
+
+def test_a_look_at_the_file_does_not_keep_its_log_from_being_emptied(tmp_path: Path) -> None:
+    """``edge-agent spool export``, piped to somebody who takes his time."""
+    spool = opened(tmp_path, limits=SpoolLimits(5000, 1 << 24, drain_per_s=1e9))
+    for number in range(1200):
+        spool.put(event(number))
+    spool.maintain(everything=True)
+    looking = rows(tmp_path / "mqtt.db")
+    assert next(looking) is not None
+    for number in range(1200, 3000):
+        spool.put(event(number, 2000))
+        if number % 100 == 99:
+            spool.maintain(everything=True)
+    assert (tmp_path / "mqtt.db-wal").stat().st_size < 3 << 20
+    assert sum(row is not None for row in looking) == 2999
+    spool.close()
+
+
+def test_a_file_that_cannot_be_saved_at_once_is_saved_later(tmp_path: Path) -> None:
+    """The disk fails while a damaged file is being saved: nothing of it is given up, by this process or by the next."""
+    clock = Clock()
+
+    def connect(path: Path, **given: Any) -> sqlite3.Connection:
+        return sqlite3.connect(path, factory=Faulty, **given)
+
+    spool = opened(tmp_path, limits=SpoolLimits(20, 1 << 20, drain_per_s=1e9), clock=clock, connect=connect)
+    for number in range(60):
+        spool.put(event(number))
+        spool.maintain(everything=True)
+    spool.put(event(60))
+    Faulty.error = sqlite3.DatabaseError("database disk image is malformed")
+    try:
+        spool.maintain(everything=True)
+        assert (spool.health().mode, spool.queued[0]) == ("memory", 61)
+        copy = tmp_path / "next"
+        copy.mkdir()
+        for file in tmp_path.glob("mqtt.db*"):
+            (copy / file.name).write_bytes(file.read_bytes())
+    finally:
+        Faulty.error = None
+    assert drained(opened(copy)) == list(range(60))
+    clock.now += 6
+    spool.maintain(everything=True)
+    clock.now += 1
+    assert drained(spool) == list(range(61))
+    assert spool.counts.dropped == {}
+    spool.close()

@@ -13,7 +13,8 @@ import pytest
 
 from edge_agent import _spool_clock as spool_clock
 from edge_agent._spool_disk import Disk
-from edge_agent._spool_store import Row, Store
+from edge_agent._spool_rows import Row
+from edge_agent._spool_store import Store
 from edge_agent.events import Kind, Message, timestamp
 from edge_agent.spool import Spool, SpoolLimits
 from tests.test_spool import LIMITS
@@ -73,3 +74,17 @@ def test_another_boots_event_cannot_be_corrected(tmp_path: Path) -> None:
     spool.open()
     assert [m.payload for m in spool.take(1)] == [wrong]
     spool.close()
+
+
+def test_the_stamps_of_an_interval_move_with_it() -> None:
+    moment = 1000.0
+    interval = {
+        "first_captured_at": timestamp(moment - 9),
+        "last_captured_at": timestamp(moment),
+        "classes": [{"label": "cat", "best": {"captured_at": timestamp(moment - 4)}}],
+    }
+    shift = spool_clock.shift_now()
+    message = Message(Kind.DETECTIONS, "front", payload(moment, interval=interval), at=5.0)
+    found = json.loads(spool_clock.restamped(message, shift - 3600, shift).payload)["interval"]
+    stamps = [found["first_captured_at"], found["last_captured_at"], found["classes"][0]["best"]["captured_at"]]
+    assert stamps == [timestamp(moment + 3600 + by) for by in (-9, 0, -4)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_agent.errors import ExitCode
 from tests.conftest import CommandLine, Mosquitto, free_port, terminated, wait_until
-from tests.integration.test_agent import write_config
+from tests.integration.test_agent import short_clip, write_config
 from tests.subscriber import subscribed
 from tests.test_spool import event, opened
 
@@ -40,6 +40,28 @@ def test_purge_asks_and_discards(edge_agent: CommandLine) -> None:
     missing = edge_agent.run("spool", "purge", "--yes", "--sink", "../mqtt", "-c", config)
     assert missing.returncode == ExitCode.CONFIG
     assert "there are: mqtt" in missing.stderr
+
+
+def test_a_file_read_to_its_end_with_the_broker_away_is_kept_and_no_failure(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    """A service manager must not begin it again (Restart=on-failure): its events are on disk. In memory only they are lost: 69."""
+    clip, begun, configs = str(short_clip(tmp_path, 20)), {}, {}
+    for durability in ("interval", "memory"):
+        command = CommandLine(tmp_path / durability)
+        command.folder.mkdir()
+        extra = f'[spool]\ndurability = "{durability}"'
+        configs[durability] = command, write_config(command.folder, free_port(), {"source": clip}, extra=extra)
+        begun[durability] = command.start("run", "-c", configs[durability][1])
+    said = {durability: agent.communicate(timeout=60)[1] for durability, agent in begun.items()}
+    assert begun["memory"].returncode == ExitCode.UNAVAILABLE
+    assert "events lost at shutdown sink=mqtt" in said["memory"]
+    assert begun["interval"].returncode == 0, said["interval"]
+    assert "events=20" in said["interval"]
+    command, _ = configs["interval"]
+    config = write_config(command.folder, mosquitto.port, {"source": clip})
+    with subscribed(mosquitto.port) as heard:
+        assert "20 events delivered" in command.run("spool", "drain", "-c", config).stdout
+        wait_until(lambda: len(heard.on("/detections")) == 20)
+    assert [message.json["frame_id"] for message in heard.on("/detections")] == list(range(20))
 
 
 def test_drain_delivers_in_order_and_says_what_is_left(edge_agent: CommandLine, mosquitto: Mosquitto) -> None:

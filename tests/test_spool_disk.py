@@ -27,7 +27,8 @@ def small(tmp_path: Path) -> Iterator[Path]:
     if not mounted("-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)):
         pytest.skip("needs the right to mount (root)")
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    while folder.is_mount():  # and what a test laid over it
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk(small: Path) -> None:
@@ -104,3 +105,60 @@ def test_a_limit_to_one_files_size(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split(maxsplit=1)[0] == "600", result.stdout
+
+
+def test_a_medium_that_goes_away_and_returns(small: Path) -> None:
+    """Another file system lies over it for a while: what is on it only is neither lost nor in the way, and comes late."""
+    clock = Clock()
+    few = SpoolLimits(20, 1 << 20, drain_per_s=1e9)
+    spool = opened(small, limits=few, clock=clock)
+    for number in range(60):
+        spool.put(event(number))
+        spool.maintain(everything=True)
+    assert spool.disk is not None
+    assert mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small))
+    spool.disk.store.disconnect()  # as a disk that was pulled out: nothing can be read any more
+    spool.maintain()
+    assert "still mounted" in str(spool.health().error)
+    late = drained(spool)
+    assert late == list(range(40, 60)), "what is in memory goes on"
+    assert spool.queued[0] == 40
+    assert spool.waiting[0] == 0, "nobody waits for what cannot be had"
+    assert not list(small.iterdir()), "the other file system is left alone"
+    spool.put(event(60))
+    assert subprocess.run(["umount", str(small)], check=False).returncode == 0
+    clock.now += 6
+    spool.maintain()
+    assert spool.health().mode == "interval"
+    clock.now += 1
+    assert drained(spool) == [*range(40), 60]
+    assert spool.counts.dropped == {}
+    assert balanced(spool, 61)
+    spool.close()
+
+
+def test_a_damaged_file_that_there_is_no_room_to_save(small: Path) -> None:
+    """It stays as it is until there is, and is not forgotten by a restart either."""
+    spool = opened(small, limits=LIMITS)
+    for number in range(150):
+        spool.put(event(number, 1000))
+    assert spool.close() == 0
+    (small / "ballast").write_bytes(bytes(180_000))
+    file = small / "mqtt.db"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4096] = bytes(4096)
+    file.write_bytes(data)
+    clock = Clock()
+    for _ in range(2):
+        again = opened(small, limits=LIMITS, clock=clock)
+        assert "free space" in str(again.health().error)
+        again.put(event(999))
+        assert drained(again) == [999]
+        again.close()
+    assert mounted("-o", "remount,size=4m", str(small))
+    again = opened(small, limits=LIMITS, clock=clock)
+    clock.now += 1
+    found = drained(again)
+    assert found == sorted(found)
+    assert 130 < len(found) == 150 - again.counts.dropped["damaged"]
+    again.close()

@@ -10,9 +10,10 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edge_agent._spool_disk import Disk
+from edge_agent._spool_rows import StoreError
 from edge_agent._spool_store import Store
 from edge_agent.spool import Spool, SpoolLimits
 from tests.test_spool import Clock, balanced, event, numbers
@@ -22,7 +23,9 @@ ERRORS = {
     "read-only": sqlite3.OperationalError("attempt to write a readonly database"),
     "broken": sqlite3.OperationalError("disk I/O error"),
     "corrupt": sqlite3.DatabaseError("database disk image is malformed"),
+    "gone": sqlite3.OperationalError("disk I/O error"),
 }
+"""The last is of the whole disk: nothing else can be written there either."""
 
 
 class Connection(sqlite3.Connection):
@@ -51,6 +54,15 @@ class Connection(sqlite3.Connection):
         super().commit()
 
 
+class DiskFails(Store):
+    """With "gone" it is the disk that fails, and not the file."""
+
+    def _probe(self, why: object) -> None:
+        if Connection.fails == "gone":
+            raise StoreError(f"no disk ({why})")
+        super()._probe(why)
+
+
 def connect(path: Path, **given: Any) -> sqlite3.Connection:
     return sqlite3.connect(path, factory=Connection, **given)
 
@@ -65,14 +77,17 @@ class SpoolMachine(RuleBasedStateMachine):
         self.put_total = 0
         self.delivered: list[int] = []
         self.taken: list[int] = []
+        self.file_lost = False
         Connection.fails = None
         self._open()
 
     def _open(self) -> None:
         limits = SpoolLimits(12, 1 << 20, max_bytes=1 << 20, drain_per_s=1e12)
-        self.spool = Spool(limits, Disk(Store(self.folder / "mqtt.db", connect)), clock=self.clock)
+        self.spool = Spool(limits, Disk(DiskFails(self.folder / "mqtt.db", connect)), clock=self.clock)
         self.spool.open()
         self.delivered_now = 0
+        self.was_away = False
+        """Events that could not be read for a while come late: after others, in this run."""
 
     @rule(count=st.integers(1, 9))
     def put(self, count: int) -> None:
@@ -93,7 +108,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.spool.settle(done)
         new = self.taken[:done]
         assert new == sorted(set(new))
-        if new and self.delivered_now:
+        if new and self.delivered_now and not self.was_away:
             assert new[0] > self.delivered[-1], "in order, and once within a run"
         self.delivered += new
         self.delivered_now += done
@@ -107,6 +122,21 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(which=st.sampled_from(sorted(ERRORS)), after=st.integers(0, 6))
     def fail(self, which: str, after: int) -> None:
         Connection.fails, Connection.after = which, after
+
+    @initialize(loses=st.booleans())
+    def decide(self, loses: bool) -> None:
+        self.loses_files = loses
+
+    @precondition(lambda self: self.loses_files)
+    @rule()
+    def lose_the_file(self) -> None:
+        """Somebody removes it, the daemon notices, and all that is still in memory must be written again."""
+        Connection.fails = None
+        self.file_lost = True
+        for file in self.folder.glob("mqtt.db*"):
+            file.unlink()
+        self.clock.now += 6
+        self.spool.maintain()
 
     @rule()
     def mend(self) -> None:
@@ -137,11 +167,17 @@ class SpoolMachine(RuleBasedStateMachine):
     def all_is_accounted_for(self) -> None:
         assert balanced(self.spool, self.delivered_now)
         assert self.spool.queued[0] >= 0
-        assert self.spool._only >= 0
+        assert self.spool._queue.only >= 0
+
+    @invariant()
+    def nothing_is_given_up(self) -> None:
+        """What is on a disk that cannot be read now may be there again later; what is whole in a damaged file is saved."""
+        assert self.file_lost or not self.spool.counts.dropped["damaged"]
+        self.was_away = self.was_away or self.spool._queue.away is not None
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        assert len(self.spool._memory) <= 12
+        assert len(self.spool._queue.memory) <= 12
 
     def teardown(self) -> None:
         Connection.fails = None
@@ -153,7 +189,8 @@ class SpoolMachine(RuleBasedStateMachine):
         while batch := self.spool.take(5):
             run += numbers(batch)
             self.spool.settle(len(batch))
-        assert run == sorted(set(run)), "in order, and once within a run"
+        assert len(run) == len(set(run)), "once within a run"
+        assert run == sorted(run) or self.was_away, "in order"
         assert set(self.delivered) | set(run) <= set(range(self.put_total)), "none is invented"
         assert self.spool.queued[0] == 0
         self.spool.close()

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from edge_agent.bench import cpu
 from edge_agent.bench.report import PARTS, Milliseconds
+from edge_agent.camera_flow import STAGES, CameraFlow
 from edge_agent.capture import Capture
-from edge_agent.pipeline import STAGES, CameraFlow, Pipeline
+from edge_agent.pipeline import Pipeline
 from edge_agent.publisher import DeliveryCounts, Publisher
 from edge_agent.stats import FrameCounts, Sketch
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from edge_agent.config import MqttSettings
+from edge_agent.encoding import content_type
 from edge_agent.errors import ConfigError, Rejected, SinkUnavailable
 from edge_agent.events import STATUS_OFFLINE, Kind, Message
 from edge_agent.requests import Request
@@ -165,7 +166,8 @@ class MqttSink(Sink):
             qos = min(qos, granted.most_qos)
             is_state = message.kind.is_state
             retain = granted.may_retain and (is_state or (config.retain and message.kind is Kind.DETECTIONS))
-            yield Parcel(position, self.topics.of(message), message.payload, qos, retain, is_state=is_state)
+            told = _content_type(message) if v5 else None
+            yield Parcel(position, self.topics.of(message), message.payload, qos, retain, is_state=is_state, content_type=told)
             if message.reply_to is not None and v5:
                 yield Parcel(position, message.reply_to.topic, message.payload, qos, False, message.reply_to)
 
@@ -199,6 +201,14 @@ class MqttSink(Sink):
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
         path = "" if self._config.websocket is None else self._config.websocket.path
         return f"{scheme}{'s' if self.context.tls else ''}://{host}:{self.port}{path}"
+
+
+def _content_type(message: Message) -> str | None:
+    """Where it is not what everybody expects."""
+    if message.kind is Kind.SNAPSHOT:
+        return "image/jpeg"
+    is_binary = message.kind.keeping == "event" and message.payload[:1] >= b"\x80"
+    return content_type(message.payload) if is_binary else None
 
 
 def _default_port(config: MqttSettings, *, tls: bool) -> int:

@@ -20,9 +20,13 @@ from typing_extensions import Self
 from edge_agent.config import WebhookSettings
 from edge_agent.errors import ConfigError, Rejected, SinkUnavailable
 from edge_agent.events import STATUS_ONLINE, Kind, Message
+from edge_agent.publisher import Publisher
+from edge_agent.retry import BackoffPolicy
 from edge_agent.sinks._mqtt_tls import TlsFiles, tls_context
 from edge_agent.sinks.webhook import WebhookContext, WebhookSink
-from tests.conftest import free_port, make_config, needs
+from edge_agent.spool import Spool, SpoolLimits
+from tests.conftest import free_port, make_config, needs, wait_until
+from tests.sinks.mqtt_certificates import Certificates
 
 Answer = tuple[int, dict[str, str]]
 
@@ -281,6 +285,47 @@ def test_tls_with_an_authority_of_ones_own_and_not_without(certificate: tuple[Pa
         made.close()
         with pytest.raises(SinkUnavailable, match="certificate is not accepted"):
             sink(receiver.url, WebhookContext("dev", tls=tls_context(TlsFiles()))).connect()
+
+
+def _deliver(made: WebhookSink) -> None:
+    made.connect()
+    made.write(events(3))  # with TLS 1.3 it is told only here that its certificate is missing
+
+
+def test_a_receiver_that_wants_our_certificate_is_shown_it(certificates: Certificates) -> None:
+    server = certificates.serving("server")
+    server.load_verify_locations(certificates.path("ca.pem"))
+    server.verify_mode = ssl.CERT_REQUIRED
+    with Receiver(tls=server) as receiver:
+        made = sink(receiver.url, WebhookContext("dev", tls=certificates.trusting(client="client")))
+        made.connect()
+        assert made.write(events(1, 2)) == [None, None]
+        assert receiver.taken == [1, 2]
+        without = sink(receiver.url, WebhookContext("dev", tls=certificates.trusting()))
+        with pytest.raises(SinkUnavailable, match=r"TLS fails|hung up|reset|Broken pipe"):
+            _deliver(without)
+        assert receiver.taken == [1, 2]
+
+
+def test_a_receiver_that_answers_500_never_looks_connected_again_until_it_takes_something() -> None:
+    looks: list[bool] = []
+    with Receiver(lambda _: (500, {})) as receiver:
+        policy = BackoffPolicy(first_s=0.01, least_s=0.01, cap_s=0.02, stable_s=0)
+        publisher = Publisher(
+            sink(receiver.url), Spool(SpoolLimits(10, 10_000)), policy, on_change=lambda: looks.append(publisher.connected)
+        )
+        for message in events(1):
+            publisher.publish(message)
+        publisher.start()
+        wait_until(lambda: len(receiver.batches) >= 5)
+        assert not publisher.connected
+        assert "answered 500" in (publisher.error or "")
+        receiver.rule = lambda _: (204, {})
+        wait_until(lambda: receiver.taken == [1])
+        wait_until(lambda: publisher.connected)
+        publisher.stop(5)
+    assert looks[1:].count(True) == 1
+    assert publisher.counts.connections == 2
 
 
 @pytest.mark.parametrize(

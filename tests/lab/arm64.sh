@@ -41,7 +41,7 @@ $HOME/.local/bin/edge-agent doctor || true
 S
 grep -q '^aarch64' "$work/install" && ok "on aarch64: $(grep -E '^(onnxruntime|ai-edge-litert|numpy|av) ' "$work/install" | tr '\n' ',')" || bad "not on aarch64"
 grep -q ': valid, ' "$work/install" && ok "edge-agent check" || { bad "edge-agent check"; tail -n 30 "$work/install"; }
-sed -n '/^family/,/^$/p' "$work/install" | head -n 12
+sed -n '/^family/,/^verdict/p' "$work/install"
 
 number=0
 for model in builtin "$@"; do

@@ -326,7 +326,8 @@ class Agent:
         for camera, text in summary(self.captures).items():
             log.info("frames camera=%s %s", camera, text)
         for name, each in publisher.publishers.items():
-            log.info("stopped sink=%s delivered=%d dropped=%s", name, each.counts.delivered, dict(each.counts.dropped))
+            counts, kept = each.counts, each.spool.counts.kept
+            log.info("stopped sink=%s delivered=%d kept=%d dropped=%s", name, counts.delivered, kept, dict(counts.dropped))
         code = self._outcome(pipeline, lanes_ended=lanes_ended)
         undelivered = not asked and publisher.undelivered
         return ExitCode.UNAVAILABLE if code is ExitCode.OK and undelivered else code

@@ -217,7 +217,7 @@ def test_an_unreachable_broker_costs_what_it_costs_and_no_more(edge_agent: Comma
     assert done.returncode == 69  # a run that ended by itself, and could not deliver
     assert "Traceback" not in done.stderr
     assert f"mqtt://127.0.0.1:{port}: Connection refused" in done.stderr
-    assert "stopped delivered=0 dropped={'shutdown': 6}" in done.stderr
+    assert "stopped sink=mqtt delivered=0 kept=6 dropped={}" in done.stderr
     assert re.search(r"frames camera=front captured=6 served=6", done.stderr)
 
 

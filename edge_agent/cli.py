@@ -101,15 +101,15 @@ def run(config_file: Path | None, seconds: float | None) -> None:
     Reads agent.toml, opens the cameras, and publishes detections and heartbeats until SIGTERM or Ctrl-C,
     or until every source that has an end has reached it.
     """
-    for asked in (signal.SIGTERM, signal.SIGINT):  # until app.run takes them: while libraries are imported there is nothing to drain
+    for asked in (signal.SIGTERM, signal.SIGINT):  # until running.run takes them: while libraries are imported there is nothing to drain
         signal.signal(asked, lambda *_: os._exit(int(ExitCode.OK)))
-    from edge_agent import app, logs
+    from edge_agent import logs, running
     from edge_agent.notify import Notifier
 
     config = _accepted(config_file)
     logs.setup(config.settings.log.level, config.settings.log.format)
     _log_origin(config)
-    _finish(lambda: app.run(config, seconds=seconds, notifier=Notifier()))
+    _finish(lambda: running.run(config, seconds=seconds, notifier=Notifier()))
 
 
 @main.command()
@@ -169,7 +169,7 @@ def demo(seconds: float | None, source: str | None, model: str | None, broker: s
     import secrets
     import tempfile
 
-    from edge_agent import app, config_file, logs, plugins
+    from edge_agent import config_file, logs, plugins, running
     from edge_agent import demo as demo_module
     from edge_agent.watch import Watch, WatchOptions
 
@@ -190,7 +190,7 @@ def demo(seconds: float | None, source: str | None, model: str | None, broker: s
         watch.start()
         if not as_json:
             click.echo(f"# broker {host}:{port}, topics edge/{device}/#; stop with Ctrl-C", err=True)
-        code = app.run(config, seconds=seconds)
+        code = running.run(config, seconds=seconds)
         watch.stop()
         messages = watch.messages
     if not as_json:
@@ -435,6 +435,6 @@ def _finish(action: Callable[[], ExitCode]) -> NoReturn:
 
 
 def _leave(code: ExitCode) -> NoReturn:
-    from edge_agent.app import leave
+    from edge_agent.running import leave
 
     leave(int(code))

@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 
 from edge_agent import __version__
+from edge_agent.broker_sink import build_sink
+from edge_agent.camera_sources import patient_source
 from edge_agent.capture import Capture
 from edge_agent.commanding import Parts, commands_for
 from edge_agent.commands import Commands
@@ -29,10 +31,12 @@ from edge_agent.models._guard import load_guarded
 from edge_agent.notify import Notifier
 from edge_agent.outlets import Outlet, outlets
 from edge_agent.pipeline import Pipeline, PipelineContext
-from edge_agent.preflight import build_sink, build_spool, check_files, device_id, of_its_table, patient_source, placed, state_for
+from edge_agent.preflight import check_files
+from edge_agent.problem_places import of_its_table, placed
 from edge_agent.publisher import SINK_BACKOFF, Publisher
 from edge_agent.requests import Request
 from edge_agent.state import State
+from edge_agent.state_folder import build_spool, device_id, state_for
 
 log = logging.getLogger(__name__)
 

@@ -143,7 +143,7 @@ def check(config_file: Path | None, probe: bool) -> None:
 def _tell_of_commands(config: AgentConfig) -> None:
     """What was set over MQTT and kept holds instead of the file: whoever reads that must know."""
     from edge_agent._commands_kept import KeptSettings
-    from edge_agent.preflight import state_for
+    from edge_agent.state_folder import state_for
 
     kept = KeptSettings(state_for(config).directory)
     try:
@@ -386,7 +386,7 @@ def _log_origin(config: AgentConfig) -> None:
 
 def _watch_options(config_file: Path | None) -> Any:
     from edge_agent import config_file as loader
-    from edge_agent.preflight import build_sink
+    from edge_agent.broker_sink import build_sink
     from edge_agent.watch import WatchOptions
 
     try:

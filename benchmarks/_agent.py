@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from edge_agent import config_file, plugins
-from edge_agent.app import Agent, LoadedCrew
+from edge_agent.app import Agent
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig, CameraConfig
+from edge_agent.crews import LoadedCrew
 from edge_agent.delivery import Delivery
 from edge_agent.errors import ExitCode, Rejected
 from edge_agent.events import Message

@@ -156,8 +156,9 @@ def ours(side: Side, options: argparse.Namespace) -> None:
     """The agent, with its health, its buffer and MQTT."""
     from dataclasses import replace
 
-    from edge_agent.app import Agent, LoadedCrew
+    from edge_agent.app import Agent
     from edge_agent.config import AgentConfig
+    from edge_agent.crews import LoadedCrew
     from edge_agent.models.base import Model, Prediction, Thresholds
 
     class Noted(Model):

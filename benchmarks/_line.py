@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 
 from edge_agent.app import FILES_LINGER_S, Agent
+from edge_agent.broker_sink import build_sink
+from edge_agent.camera_sources import build_source
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
 from edge_agent.errors import ExitCode, Rejected
@@ -32,13 +34,13 @@ from edge_agent.models.base import Family, Model, Prediction, Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
 from edge_agent.plugins import load
-from edge_agent.preflight import build_sink, build_source, state_for
 from edge_agent.publisher import Publisher
 from edge_agent.runtimes.base import Runtime, RuntimeContext, Tensor
 from edge_agent.scheduler import Scheduler
 from edge_agent.sinks.base import Sink
 from edge_agent.sources.base import Reading, Source, StreamInfo
 from edge_agent.spool import Spool, SpoolLimits
+from edge_agent.state_folder import state_for
 
 DEVICE = "bench"
 _END_S = 300.0

@@ -23,11 +23,11 @@ from pathlib import Path
 from edge_agent._spool_disk import Disk
 from edge_agent._spool_rows import Row
 from edge_agent._spool_store import Store
+from edge_agent.broker_sink import build_sink
 from edge_agent.config import AgentConfig
 from edge_agent.config_file import build
 from edge_agent.events import STATUS_ONLINE, Kind, Message
 from edge_agent.plugins import PluginKinds
-from edge_agent.preflight import build_sink
 from edge_agent.publisher import Publisher
 from edge_agent.spool import Spool, SpoolLimits
 from tests.conftest import Mosquitto

@@ -29,12 +29,12 @@ import numpy as np
 from _clips import encoded, repeated
 
 from edge_agent import config_file
+from edge_agent.camera_sources import camera_source
 from edge_agent.camera_state import CameraState
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
 from edge_agent.image import BgrImage, Image, JpegImage, PlanarImage, YuyvImage
 from edge_agent.plugins import PluginKinds
-from edge_agent.preflight import camera_source
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.sources._process import ProcessSource
 from edge_agent.sources._shared import Receiver, Sender

@@ -32,6 +32,7 @@ import numpy as np
 from _live import Sender
 
 from edge_agent import config_file, plugins
+from edge_agent.camera_sources import build_source
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig, MotionSettings
 from edge_agent.demo import clip_path
@@ -41,7 +42,6 @@ from edge_agent.models import _loading as model_loading
 from edge_agent.models import _thresholds
 from edge_agent.motion import MotionGate, plane_size
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
-from edge_agent.preflight import build_source
 from edge_agent.scheduler import Scheduler
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget
 from edge_agent.sources.base import Reading, Source, StreamInfo

@@ -30,12 +30,12 @@ from _clips import BUILTIN_FPS, encoded, frame_count, repeated
 from _line import AS_IT_IS, DEVICE, Line, LineRun, Slower, StageMeter, agent_throughput, cores, models
 
 from edge_agent import config_file, plugins
+from edge_agent.camera_sources import build_source
 from edge_agent.config import AgentConfig
 from edge_agent.demo import clip_path
 from edge_agent.image import Image
 from edge_agent.models import _model_file
 from edge_agent.models.base import Thresholds
-from edge_agent.preflight import build_source
 from edge_agent.sources.file import decoder_threads
 
 SECTIONS = ("file", "live", "cpu", "memory", "start")

@@ -1,31 +1,28 @@
-"""The composition root: a configuration becomes objects, threads, and an exit code."""
+"""The composition root: a configuration becomes objects, threads, and an exit code. Signals are `running.py`."""
 
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
-import os
 import secrets
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import NoReturn
 
 from edge_agent import __version__
+from edge_agent.broker_sink import build_sink
+from edge_agent.camera_sources import patient_source
 from edge_agent.capture import Capture
 from edge_agent.commanding import Parts, commands_for
 from edge_agent.commands import Commands
-from edge_agent.config import AgentConfig, CameraConfig, GovernorSettings, listening
-from edge_agent.cooling import Cooling
+from edge_agent.config import AgentConfig, CameraConfig, listening
+from edge_agent.crews import LoadedCrew, cooling_of, only_files
 from edge_agent.delivery import BROKER, Delivery
 from edge_agent.errors import EdgeAgentError, ExitCode, MemoryExceeded, SourceBroken
-from edge_agent.events import STATUS_ONLINE, ModelInfo
-from edge_agent.governor import Policy
+from edge_agent.events import STATUS_ONLINE
 from edge_agent.hangup import Hangup
 from edge_agent.health import Health, HealthContext, summary
 from edge_agent.health_event import HealthEvent
@@ -35,27 +32,23 @@ from edge_agent.memory_ceiling import MemoryCeiling
 from edge_agent.metrics import Exporter
 from edge_agent.models import _thresholds
 from edge_agent.models._guard import load_guarded
-from edge_agent.models._loading import LoadedModel
-from edge_agent.models.base import Thresholds
 from edge_agent.notify import Notifier
 from edge_agent.outlets import Outlet, outlets
 from edge_agent.patience import Patience
-from edge_agent.pipeline import Crew, Pipeline, PipelineContext
-from edge_agent.preflight import build_sink, build_spool, check_files, device_id, of_its_table, patient_source, placed, state_for
+from edge_agent.pipeline import Pipeline, PipelineContext
+from edge_agent.preflight import check_files
+from edge_agent.problem_places import of_its_table, placed
 from edge_agent.publisher import SINK_BACKOFF, Publisher
-from edge_agent.publishing import rule_for
 from edge_agent.readers.base import ReaderContext
 from edge_agent.requests import Request
-from edge_agent.scheduler import Scheduler
 from edge_agent.state import State
+from edge_agent.state_folder import build_spool, device_id, state_for
 from edge_agent.status_report import answer
 from edge_agent.status_socket import StatusSocket, socket_path
 from edge_agent.vitals import Vitals
 
 log = logging.getLogger(__name__)
 
-LEAVE_WITHIN_S = 4.5
-"""From SIGTERM to the end of the process, whatever hangs; the unit's limit and the users' patience is 5."""
 DRAIN_AT_STOP_S = 1.5
 DRAIN_AT_END_S = 10.0
 FILES_LINGER_S = 0.05
@@ -67,55 +60,6 @@ CAPTURES_S = 0.5
 COMMANDS_S = 0.3
 EXPORTER_S = 0.7
 """Its server looks twice a second whether it is to end."""
-
-
-@dataclass(frozen=True)
-class LoadedCrew:
-    """One model, loaded, and the cameras that it looks at."""
-
-    view: AgentConfig
-    model: LoadedModel
-    captures: Sequence[Capture]
-    thresholds: Mapping[str, Thresholds]
-
-    @property
-    def usual(self) -> tuple[Sequence[str], float]:
-        """The model's labels, and the confidence where nobody gives one."""
-        model = self.model.lanes[0]
-        return model.labels, model.family.default_confidence
-
-    def crew(self, wake: threading.Condition) -> Crew:
-        """With a scheduler that keeps to the model's budget."""
-        settings, identity = self.view.settings.model, self.model.identity
-        scheduler = Scheduler(self.captures, wake)
-        if settings.cpu_budget is not None:
-            scheduler.slow_down(min(1.0, settings.cpu_budget / (len(self.model.lanes) * self.model.threads)), "cpu_budget")
-        info = ModelInfo(identity.name, identity.sha256, identity.precision, identity.runtime)
-        publish = self.view.settings.publish
-        rules = {camera.id: rule_for(publish, camera.settings.publish) for camera in self.view.cameras}
-        return Crew(scheduler, self.model.lanes, self.thresholds, info, settings.masks, rules)
-
-
-def _only_files(captures: Sequence[Capture]) -> bool:
-    return all(capture.unpaced for capture in captures)
-
-
-def _cooling(settings: GovernorSettings, crews: Sequence[Crew], pipeline: Pipeline) -> Cooling:
-    """The governor of all models: they share one chip."""
-
-    def slow_down(share: float) -> None:
-        for crew in crews:
-            crew.scheduler.slow_down(share)
-
-    def busy(now: float) -> float:
-        """Of the model whose lanes are the busiest."""
-        used = [0.0] * len(crews)
-        for camera, flow in pipeline.flows.items():
-            used[flow.crew] += flow.served_rate.rate(now) * crews[flow.crew].scheduler.service_s(camera)
-        return max((min(1.0, one / len(crew.lanes)) for one, crew in zip(used, crews, strict=True)), default=0.0)
-
-    policy = Policy(settings.margin_c, settings.target_c, settings.least_share)
-    return Cooling(policy if settings.enabled else None, slow_down, busy)
 
 
 def _exporter(config: AgentConfig, read: Callable[[], HealthEvent]) -> Exporter | None:
@@ -227,7 +171,7 @@ class Agent:
 
     def _load_one(self, view: AgentConfig) -> LoadedCrew:
         captures = [capture for capture in self.captures if capture.camera.settings.model == view.model_name]
-        loaded = load_guarded(view, state_for(view).directory, only_files=_only_files(captures), announce=self._takes_long)
+        loaded = load_guarded(view, state_for(view).directory, only_files=only_files(captures), announce=self._takes_long)
         model = loaded.lanes[0]
         return LoadedCrew(view, loaded, captures, _thresholds.all_thresholds(view, model.labels, model.family.default_confidence))
 
@@ -243,7 +187,7 @@ class Agent:
     def _build(self, state: State, loaded: Sequence[LoadedCrew]) -> tuple[Pipeline, Delivery, Health]:
         settings = self._config.settings
         self.device, stream = device_id(self._config, state), secrets.token_hex(8)
-        linger_s = FILES_LINGER_S if _only_files(self.captures) else 0.0
+        linger_s = FILES_LINGER_S if only_files(self.captures) else 0.0
         publisher = Delivery(
             {
                 name: Publisher(
@@ -261,7 +205,7 @@ class Agent:
         pipeline = Pipeline(context, crews)
         accelerators = " + ".join(dict.fromkeys(each.model.identity.accelerator for each in loaded))
         health_context = HealthContext(self.device, stream, tuple(crew.model for crew in crews), accelerators, settings.health.interval_s)
-        cooling = _cooling(settings.governor, crews, pipeline)
+        cooling = cooling_of(settings.governor, crews, pipeline)
         vitals = Vitals(ReaderContext(state_dir=state.directory), ceiling=MemoryCeiling(settings.health.max_rss_mb))
         self._health = Health(health_context, self.captures, pipeline, publisher, self._notifier, cooling, vitals)
         self._health.troubles = partial(self._troubles, state)
@@ -340,96 +284,3 @@ class Agent:
             log.warning("an inference was still running and was left behind")
         broken = [c for c in self.captures if isinstance(c.status.error, SourceBroken)]
         return ExitCode.DATAERR if broken and len(broken) == len(self.captures) else ExitCode.OK
-
-
-def run(
-    config: AgentConfig,
-    *,
-    seconds: float | None = None,
-    notifier: Notifier | None = None,
-    on_started: Callable[[], None] = lambda: None,
-    last_good: LastGood | None = None,
-) -> ExitCode:
-    """Run an agent in this process: SIGTERM and SIGINT drain and leave, a second one leaves at once; SIGHUP reads agent.toml again.
-
-    Where the process is ended by a signal that says that something is wrong (the watchdog's SIGABRT, SIGSEGV), the stacks of all
-    threads go to stderr first.
-
-    The main thread does nothing but wait for signals, so that nothing (a model being loaded, a camera that hangs)
-    keeps it from answering them. Call from the main thread.
-    """
-    caught = {signal.SIGTERM, signal.SIGINT, *_reloads()}
-    strays: list[int] = []
-    outcome: list[ExitCode | BaseException] = []
-    agent = Agent(config, notifier, on_started, last_good)
-
-    def work() -> None:
-        try:
-            outcome.append(agent.run())
-        except BaseException as error:  # handed to the main thread
-            outcome.append(error)
-
-    # Threads that libraries began when they were imported (OpenBLAS's) block no signal. One that comes while the main thread is
-    # between two waits goes to them, and the handler of before would end the process without stopping anything.
-    if sys.stderr is not None:
-        faulthandler.enable()
-    handlers = {number: signal.signal(number, lambda received, _frame: strays.append(received)) for number in caught}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, caught)
-    try:
-        worker = threading.Thread(target=work, name="agent", daemon=True)
-        worker.start()
-        _wait_for_end(agent, worker, caught, strays, seconds)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if not outcome:
-        log.warning("something did not end in time and was left behind")
-        return ExitCode.OK
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
-
-
-def _reloads() -> set[signal.Signals]:
-    """SIGHUP, where a service manager sends it: on a terminal it means that the terminal is gone, and under nohup nothing."""
-    on_terminal = sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
-    return set() if on_terminal or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else {signal.SIGHUP}
-
-
-def _wait_for_end(agent: Agent, worker: threading.Thread, caught: set[signal.Signals], strays: list[int], seconds: float | None) -> None:
-    """``strays`` are the signals that another thread received."""
-    until = None if seconds is None else time.monotonic() + seconds
-    leave_by: float | None = None
-    while worker.is_alive():
-        waited = signal.sigtimedwait(caught, 0.1)
-        # Python tells of a signal that is none (0, or any number) where the process was stopped and continued meanwhile.
-        came = waited is not None and waited.si_signo in caught
-        received = waited.si_signo if waited is not None and came else strays.pop(0) if strays else None
-        now = time.monotonic()
-        if received == signal.SIGHUP:
-            agent.hang_up()
-            continue
-        timed_out = until is not None and now >= until
-        if received is not None or timed_out:
-            until = None
-            if leave_by is not None:
-                log.warning("asked again, leaving at once")
-                return
-            leave_by = now + LEAVE_WITHIN_S
-            agent.stop()
-            # Before anything is logged: a reader of stderr that has gone to sleep must not keep us either.
-            last_resort = threading.Timer(LEAVE_WITHIN_S + 0.2, os._exit, (int(ExitCode.OK),))
-            last_resort.daemon = True
-            last_resort.start()
-            log.info("stopping because=%s", signal.Signals(received).name if received else "time is up")
-        if leave_by is not None and now >= leave_by:
-            return
-
-
-def leave(code: int) -> NoReturn:
-    """End the process now, without waiting for threads that are inside a driver or a library."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

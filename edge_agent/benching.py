@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent import config_file, demo, plugins, preflight
+from edge_agent import camera_sources, config_file, demo, plugins
 from edge_agent.errors import ConfigError, EndOfStream
 from edge_agent.host import read_process
 from edge_agent.image import BgrImage, Image
@@ -191,7 +191,7 @@ def _pictures(source: str) -> list[Image]:
     if os.path.isdir(source):  # noqa: PTH112 - says no to what can be no path, where pathlib raises
         camera["kind"] = "images"
     config = config_file.build({"cameras": [camera]}, plugins.PluginKinds(), environ={})
-    opened = preflight.build_source(config, config.cameras[0])
+    opened = camera_sources.build_source(config, config.cameras[0])
     found: list[Image] = []
     try:
         opened.open()

@@ -112,9 +112,9 @@ def run(config_file: Path | None, seconds: float | None, last_good: bool) -> Non
     Reads agent.toml, opens the cameras, and publishes detections and heartbeats until SIGTERM or Ctrl-C,
     or until every source that has an end has reached it.
     """
-    for asked in (signal.SIGTERM, signal.SIGINT):  # until app.run takes them: while libraries are imported there is nothing to drain
+    for asked in (signal.SIGTERM, signal.SIGINT):  # until running.run takes them: while libraries are imported there is nothing to drain
         signal.signal(asked, lambda *_: os._exit(int(ExitCode.OK)))
-    from edge_agent import app, logs
+    from edge_agent import logs, running
     from edge_agent.notify import Notifier
 
     kept = _last_good(config_file) if last_good else None
@@ -123,7 +123,7 @@ def run(config_file: Path | None, seconds: float | None, last_good: bool) -> Non
     _log_origin(config)
     _log_problems(kept)
     _warn_of_loose_secrets(config)
-    _finish(lambda: app.run(config, seconds=seconds, notifier=Notifier(), last_good=kept))
+    _finish(lambda: running.run(config, seconds=seconds, notifier=Notifier(), last_good=kept))
 
 
 @main.command()
@@ -178,7 +178,7 @@ def _warn_of_loose_secrets(config: AgentConfig) -> None:
 def _tell_of_commands(config: AgentConfig) -> None:
     """What was set over MQTT and kept holds instead of the file: whoever reads that must know."""
     from edge_agent._commands_kept import KeptSettings
-    from edge_agent.preflight import state_for
+    from edge_agent.state_folder import state_for
 
     kept = KeptSettings(state_for(config).directory)
     try:
@@ -204,7 +204,7 @@ def demo(seconds: float | None, source: str | None, model: str | None, broker: s
     import secrets
     import tempfile
 
-    from edge_agent import app, config_file, logs, plugins
+    from edge_agent import config_file, logs, plugins, running
     from edge_agent import demo as demo_module
     from edge_agent.watch import Watch, WatchOptions
 
@@ -225,7 +225,7 @@ def demo(seconds: float | None, source: str | None, model: str | None, broker: s
         watch.start()
         if not as_json:
             click.echo(f"# broker {host}:{port}, topics edge/{device}/#; stop with Ctrl-C", err=True)
-        code = app.run(config, seconds=seconds)
+        code = running.run(config, seconds=seconds)
         watch.stop()
         messages = watch.messages
     if not as_json:
@@ -459,7 +459,7 @@ def _log_origin(config: AgentConfig) -> None:
 
 def _watch_options(config_file: Path | None) -> Any:
     from edge_agent import config_file as loader
-    from edge_agent.preflight import build_sink
+    from edge_agent.broker_sink import build_sink
     from edge_agent.watch import WatchOptions
 
     try:
@@ -508,6 +508,6 @@ def _finish(action: Callable[[], ExitCode]) -> NoReturn:
 
 
 def _leave(code: ExitCode) -> NoReturn:
-    from edge_agent.app import leave
+    from edge_agent.running import leave
 
     leave(int(code))

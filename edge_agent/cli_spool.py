@@ -42,7 +42,7 @@ def _config(config_file: Path | None) -> AgentConfig:
 
 
 def _file(config: AgentConfig, name: str) -> Path:
-    from edge_agent.preflight import spool_folder
+    from edge_agent.state_folder import spool_folder
 
     folder = spool_folder(config)
     found = folder / f"{name}.db"
@@ -58,7 +58,7 @@ def _file(config: AgentConfig, name: str) -> Path:
 def status(config_file: Path | None, as_json: bool) -> None:
     """Tell what is on disk of each sink: events, bytes, the oldest, and whether an agent holds it."""
     from edge_agent._spool_view import summary
-    from edge_agent.preflight import spool_folder
+    from edge_agent.state_folder import spool_folder
 
     folder = spool_folder(_config(config_file))
     found = [summary(file) for file in sorted(folder.glob("*.db")) if ".quarantine-" not in file.name]
@@ -121,8 +121,9 @@ def purge(config_file: Path | None, name: str, yes: bool) -> None:
 def drain(config_file: Path | None, seconds: float) -> None:
     """Deliver what is on disk to the broker, without cameras. Exit code 69 where some of it is left."""
     from edge_agent import logs
-    from edge_agent.preflight import build_sink, build_spool, device_id, state_for
+    from edge_agent.broker_sink import build_sink
     from edge_agent.publisher import Publisher
+    from edge_agent.state_folder import build_spool, device_id, state_for
 
     logs.setup("error", "text")
     config = _config(config_file)

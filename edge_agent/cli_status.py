@@ -69,7 +69,7 @@ def _places(config_file: Path | None) -> list[Path]:
     from edge_agent import config_file as loader
     from edge_agent import status_socket
     from edge_agent.plugins import PluginKinds
-    from edge_agent.preflight import state_for
+    from edge_agent.state_folder import state_for
     from edge_agent.state import default_directory
 
     if config_file is not None and config_file.resolve() != Path("/etc/edge-agent/agent.toml"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_agent import config_file, plugins, preflight
+from edge_agent import broker_sink, config_file, plugins, preflight, state_folder
 from edge_agent.config import AgentConfig
 from edge_agent.doctor_finding import Finding
 from edge_agent.errors import ConfigError, EdgeAgentError
@@ -124,7 +124,7 @@ def secrets(configured: Configured) -> Iterator[Finding]:
 def disk(configured: Configured) -> Iterator[Finding]:
     """Room for state."""
     try:
-        folder = default_directory() if configured.config is None else preflight.state_for(configured.config).directory
+        folder = default_directory() if configured.config is None else state_folder.state_for(configured.config).directory
     except EdgeAgentError as error:
         yield Finding("wrong", "state", str(error))
         return
@@ -149,7 +149,7 @@ def broker(configured: Configured) -> Iterator[Finding]:
     mqtt = configured.config.settings.mqtt
     if mqtt.unix_socket:
         return
-    port = preflight.build_sink(configured.config, "edge-agent-doctor").port
+    port = broker_sink.build_sink(configured.config, "edge-agent-doctor").port
     try:
         socket.create_connection((mqtt.host, port), BROKER_WITHIN_S).close()
         yield Finding("ok", "broker", f"something listens at {mqtt.host}:{port}")
@@ -181,7 +181,7 @@ def agent(configured: Configured) -> Iterator[Finding]:
 def _beat(configured: Configured) -> dict[str, Any]:
     places = [SERVICE_FOLDER / NAME]
     if configured.config is not None:
-        places.append(preflight.state_for(configured.config).directory / NAME)
+        places.append(state_folder.state_for(configured.config).directory / NAME)
     for place in places[:-1]:
         try:
             beat: dict[str, Any] = ask(place)["heartbeat"]

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from edge_agent.broker_sink import build_sink
+from edge_agent.camera_sources import camera_source
 from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode
 from edge_agent.models import _trial as model_trial
 from edge_agent.outlets import outlets
-from edge_agent.preflight import build_sink, camera_source, placed
+from edge_agent.problem_places import placed
 from edge_agent.redaction import redact
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from edge_agent import config_file, plugins
+from edge_agent.camera_sources import patient_source
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig, CameraConfig
 from edge_agent.controls import Controls
@@ -22,7 +23,8 @@ from edge_agent.events import Kind, Message
 from edge_agent.models._thresholds import all_thresholds
 from edge_agent.models.base import Thresholds
 from edge_agent.pipeline import Pipeline
-from edge_agent.preflight import accepted, check_files, of_its_table, patient_source, placed
+from edge_agent.preflight import accepted, check_files
+from edge_agent.problem_places import of_its_table, placed
 from edge_agent.publishing import rule_for
 from edge_agent.stats import merged
 

@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 from pydantic import TypeAdapter
 
-from edge_agent import app
 from edge_agent.config import GovernorSettings
 from edge_agent.cooling import Cooling
+from edge_agent.crews import cooling_of
 from edge_agent.encoding import schemas
 from edge_agent.events import ModelInfo
 from edge_agent.governor import Policy
@@ -134,8 +134,8 @@ def test_the_agent_slows_every_model_and_can_be_told_to_let_them_be() -> None:
     info = ModelInfo("m", "0" * 64, "int8", "LiteRT")
     crews = [Crew(Scheduler([], wake), [], {}, info) for _ in range(2)]
     context = PipelineContext("device", "stream", lambda _: None, lambda _: range(1), lambda: True)
-    cooling = app._cooling(GovernorSettings(), crews, Pipeline(context, crews))
+    cooling = cooling_of(GovernorSettings(), crews, Pipeline(context, crews))
     cooling._slow_down(0.5)
     assert [crew.scheduler.share for crew in crews] == [0.5, 0.5]
     assert cooling.health().enabled
-    assert not app._cooling(GovernorSettings(enabled=False), crews, Pipeline(context, crews)).health().enabled
+    assert not cooling_of(GovernorSettings(enabled=False), crews, Pipeline(context, crews)).health().enabled

@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 
 from edge_agent._capture_readers import MOST_LEFT_BEHIND
+from edge_agent.camera_sources import camera_source
 from edge_agent.camera_state import CameraState
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.image import BgrImage
-from edge_agent.preflight import camera_source
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.sources._process import ProcessSource
 from edge_agent.sources.base import FrameUnreadable, Reading, Source, StreamInfo

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import config_file, plugins, preflight, probing
+from edge_agent import broker_sink, camera_sources, config_file, plugins, preflight, probing, problem_places, state_folder
 from edge_agent.config import AgentConfig
 from edge_agent.errors import ConfigError, ExitCode, Problem, SourceErrorCode, SourceUnavailable
 from edge_agent.host import machine_device_id
@@ -86,7 +86,7 @@ def test_what_is_there_is_accepted(site: Site, certificate: Path) -> None:
     """
     config = site.config(text)
     preflight.check_files(config)
-    sink = preflight.build_sink(config, "dev")
+    sink = broker_sink.build_sink(config, "dev")
     assert (sink.port, sink.context.password, sink.context.client_id) == (8883, "Sesame", "dev")
     assert sink.context.tls is not None
     assert sink.context.tls.verify_mode is ssl.CERT_REQUIRED
@@ -237,13 +237,13 @@ def test_a_problem_of_a_variable_names_the_variable(site: Site, monkeypatch: pyt
 
 def test_the_device_id_is_the_configured_one_else_the_machines_else_one_that_is_kept(site: Site) -> None:
     config = site.config(CAMERA + '[device]\nid = "box-1"\nstate_dir = "state"\n')
-    assert preflight.device_id(config, preflight.state_for(config)) == "box-1"
-    state = preflight.state_for(config)
+    assert state_folder.device_id(config, state_folder.state_for(config)) == "box-1"
+    state = state_folder.state_for(config)
     assert state.directory == site.folder / "state"
     assert not state.directory.exists()
     state.open()
     try:
-        named = preflight.device_id(site.config(CAMERA), state)
+        named = state_folder.device_id(site.config(CAMERA), state)
         assert named == (machine_device_id() or state.device_id())
     finally:
         state.close()
@@ -270,7 +270,7 @@ def test_a_state_directory_that_cannot_be_made_is_found_without_making_it(site: 
 
 def test_what_is_found_later_gets_the_place_of_its_key(site: Site) -> None:
     config = site.config(CAMERA + 'classes = ["persn"]\n')
-    with pytest.raises(ConfigError) as caught, preflight.placed(config):
+    with pytest.raises(ConfigError) as caught, problem_places.placed(config):
         raise ConfigError("cameras[0].classes: 'persn' is no class", "no key: at all")
     assert [str(problem) for problem in caught.value.problems] == [
         f"{site.folder}/agent.toml:4: cameras[0].classes: 'persn' is no class",
@@ -463,7 +463,7 @@ def test_a_source_that_cannot_be_made_yet_is_made_when_it_can(site: Site) -> Non
     text = CAMERA + '[[cameras]]\nid = "net"\nsource = "rtsp://127.0.0.1:1/x"\nusername = "me"\npassword_file = "secret"\n'
     config = site.config(text)
     preflight.check_files(config, starting=True, load_model=False)
-    source = preflight.patient_source(config, config.cameras[1])
+    source = camera_sources.patient_source(config, config.cameras[1])
     with pytest.raises(ConfigError, match="secret"):
         source.open()
     (site.folder / "secret").write_text("word\n")

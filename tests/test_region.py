@@ -15,6 +15,7 @@ from av.video.frame import VideoFrame
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from edge_agent.camera_sources import build_source
 from edge_agent.capture import Capture
 from edge_agent.detections import Detections, Masks, Segmentation
 from edge_agent.events import Message, ModelInfo
@@ -23,7 +24,6 @@ from edge_agent.models import _loading as model_loading
 from edge_agent.models import _thresholds
 from edge_agent.models.base import Prediction, Timings
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
-from edge_agent.preflight import build_source
 from edge_agent.region import Part, part_of, seen_in
 from edge_agent.scheduler import Scheduler
 from edge_agent.sources._ffmpeg_images import image_of

@@ -11,6 +11,7 @@ import pytest
 
 from edge_agent import config_file, plugins
 from edge_agent._commands_kept import KeptSettings
+from edge_agent.camera_sources import patient_source
 from edge_agent.camera_state import CameraState
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
@@ -21,7 +22,6 @@ from edge_agent.health import STUCK_AFTER_S, Health, HealthContext
 from edge_agent.models._thresholds import all_thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
-from edge_agent.preflight import patient_source
 from edge_agent.reloading import Changes, ReloadContext, Reloader
 from edge_agent.scheduler import Scheduler
 from tests.conftest import wait_until

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.camera_sources import patient_source
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
-from edge_agent.preflight import patient_source
 from edge_agent.sources.base import Source
 from tests.conftest import make_config, wait_until
 

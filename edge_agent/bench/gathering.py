@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from edge_agent.app import LoadedCrew
 from edge_agent.bench.report import BrokerReport, CameraReport, ModelReport, Report
 from edge_agent.bench.window import Line, Measured
 from edge_agent.capture import Capture
+from edge_agent.crews import LoadedCrew
 from edge_agent.host import read_process
 
 LEAST_S = 0.1

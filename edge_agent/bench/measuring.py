@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from edge_agent.app import Agent, LoadedCrew
+from edge_agent.app import Agent
 from edge_agent.bench.cpu import InferMeter
 from edge_agent.bench.gathering import gathered
 from edge_agent.bench.judging import judged
@@ -16,6 +16,7 @@ from edge_agent.bench.report import Report
 from edge_agent.bench.window import Line, Measured, Window
 from edge_agent.capture import Capture
 from edge_agent.config import AgentConfig
+from edge_agent.crews import LoadedCrew
 from edge_agent.delivery import BROKER, Delivery
 from edge_agent.errors import EdgeAgentError, ExitCode, Rejected
 from edge_agent.events import Message

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent import config_file, evaluation, labelled, plugins, preflight
+from edge_agent import camera_sources, config_file, evaluation, labelled, plugins
 from edge_agent.errors import ConfigError, EndOfStream
 from edge_agent.image import BgrImage, Image
 from edge_agent.quantize.accuracy import Labels
@@ -61,7 +61,7 @@ def from_source(source: str, say: Callable[[str], None]) -> dict[int, Image]:
     if os.path.isdir(source):  # noqa: PTH112 - says no to what can be no path, where pathlib raises
         camera["kind"] = "images"
     config = config_file.build({"cameras": [camera]}, plugins.PluginKinds(), environ={})
-    opened = preflight.build_source(config, config.cameras[0])
+    opened = camera_sources.build_source(config, config.cameras[0])
     is_folder = config.cameras[0].kind == "images"
     try:
         opened.open()

@@ -294,7 +294,7 @@ def test_a_signal_that_a_thread_of_a_library_receives_is_a_clean_stop(edge_agent
     program = f"""
 import signal, sys, threading
 from pathlib import Path
-from edge_agent import app, logs
+from edge_agent import logs, running
 from edge_agent.config_file import load
 from edge_agent.plugins import PluginKinds
 logs.setup("info", "text")
@@ -303,7 +303,7 @@ def old():
     started.wait()
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 threading.Thread(target=old, daemon=True).start()
-app.leave(app.run(load(Path({str(config)!r}), PluginKinds()), on_started=started.set))
+running.leave(running.run(load(Path({str(config)!r}), PluginKinds()), on_started=started.set))
 """
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=edge_agent.folder, env=edge_agent.environment(), stderr=subprocess.PIPE) as agent:

@@ -14,11 +14,11 @@ from typing import Any
 import av
 import pytest
 
+from edge_agent.camera_sources import build_source
 from edge_agent.camera_state import CameraState
 from edge_agent.capture import Capture
 from edge_agent.errors import ConfigError, SourceErrorCode, SourceUnavailable
 from edge_agent.image import JpegImage
-from edge_agent.preflight import build_source
 from edge_agent.retry import Backoff, BackoffPolicy
 from edge_agent.sources import rtsp
 from edge_agent.sources._ffmpeg import FfmpegSource

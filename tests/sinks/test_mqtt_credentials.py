@@ -11,7 +11,7 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge_agent import config_file, plugins, preflight
+from edge_agent import broker_sink, config_file, plugins
 from edge_agent.errors import SinkUnavailable
 from edge_agent.events import STATUS_ONLINE, Kind, Message
 from edge_agent.requests import Request
@@ -46,7 +46,7 @@ def sink_of(port: int, folder: Path, environ: dict[str, str], **mqtt: object) ->
         "mqtt": {"host": "127.0.0.1", "port": port, "username": "dev", **mqtt},
     }
     config = config_file.build(tables, plugins.PluginKinds(), path=folder / "agent.toml", environ=environ)
-    return preflight.build_sink(config, "dev")
+    return broker_sink.build_sink(config, "dev")
 
 
 @pytest.mark.parametrize("where", ["file", "environment", "credential", "setting"])

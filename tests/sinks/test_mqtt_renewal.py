@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import preflight
+from edge_agent import broker_sink
 from edge_agent.errors import SinkUnavailable
 from edge_agent.events import STATUS_ONLINE
 from edge_agent.sinks.mqtt import MqttSink
@@ -21,7 +21,7 @@ from tests.sinks.mqtt_parts import connected
 def configured(folder: Path, port: int, **mqtt: object) -> MqttSink:
     """As the daemon makes it."""
     tables = {"mqtt": {"host": "127.0.0.1", "port": port, **mqtt}, "cameras": [{"id": "front", "source": "synthetic"}]}
-    return preflight.build_sink(make_config(tables, folder / "agent.toml"), "dev")
+    return broker_sink.build_sink(make_config(tables, folder / "agent.toml"), "dev")
 
 
 def refusal(sink: MqttSink) -> str:

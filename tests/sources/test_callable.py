@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_agent.camera_sources import build_source
 from edge_agent.errors import ConfigError, EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
-from edge_agent.preflight import build_source, check_files
+from edge_agent.preflight import check_files
 from edge_agent.sources.base import FrameUnreadable
 from edge_agent.sources.callable import CallableSource, Config, claims
 from tests.conftest import make_config

@@ -69,8 +69,8 @@ def _places(config_file: Path | None) -> list[Path]:
     from edge_agent import config_file as loader
     from edge_agent import status_socket
     from edge_agent.plugins import PluginKinds
-    from edge_agent.state_folder import state_for
     from edge_agent.state import default_directory
+    from edge_agent.state_folder import state_for
 
     if config_file is not None and config_file.resolve() != Path("/etc/edge-agent/agent.toml"):
         return [state_for(loader.load(config_file, PluginKinds())).directory / status_socket.NAME]

@@ -30,7 +30,7 @@ import paho.mqtt.client as paho
 from _broker import free_port, installed
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge_agent.config import MqttSettings
+from edge_agent.config_delivery import MqttSettings
 from edge_agent.encoding import encode
 from edge_agent.events import STATUS_ONLINE, CameraStatusEvent, DetectedObject, DetectionsEvent, LatencyParts, ModelInfo, timestamp
 from edge_agent.publisher import Publisher

@@ -34,7 +34,8 @@ from _live import Sender
 from edge_agent import config_file, plugins
 from edge_agent.camera_sources import build_source
 from edge_agent.capture import Capture
-from edge_agent.config import AgentConfig, MotionSettings
+from edge_agent.config import AgentConfig
+from edge_agent.config_camera import MotionSettings
 from edge_agent.demo import clip_path
 from edge_agent.events import Message, ModelInfo
 from edge_agent.image import Image, JpegImage, Pixels, PlanarImage, YuyvImage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge_agent.config import CameraSettings
+from edge_agent.config_camera import CameraSettings
 from edge_agent.motion import MotionWatch
 from edge_agent.slot import SlotPolicy
 from edge_agent.sources.base import Source

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edge_agent.config import Name, Rate, Share
+from edge_agent.config_values import Name, Rate, Share
 from edge_agent.errors import StateError
 from edge_agent.state import write_whole
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 
-from edge_agent.config import CommandName, Rate, Share, not_bool
+from edge_agent.config_values import CommandName, Rate, Share, not_bool
 from edge_agent.events import ErrorInfo, Kind, Message, ReplyTo, Timestamp
 from edge_agent.health_event import CameraHealth, HealthEvent
 

@@ -18,7 +18,8 @@ from edge_agent.camera_sources import patient_source
 from edge_agent.capture import Capture
 from edge_agent.commanding import Parts, commands_for
 from edge_agent.commands import Commands
-from edge_agent.config import AgentConfig, CameraConfig, listening
+from edge_agent.config import AgentConfig, CameraConfig
+from edge_agent.config_values import listening
 from edge_agent.crews import LoadedCrew, cooling_of, only_files
 from edge_agent.delivery import BROKER, Delivery
 from edge_agent.errors import EdgeAgentError, ExitCode, MemoryExceeded, SourceBroken

@@ -14,9 +14,11 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from edge_agent.config import AgentConfig, CameraConfig, CameraSettings, ModelSettings, Settings, Table
+from edge_agent.config import AgentConfig, CameraConfig, ModelSettings, Settings
+from edge_agent.config_camera import CameraSettings
 from edge_agent.config_environment import CONFIG_VARIABLE, refuse_undecodable_variables, refuse_unknown_variables, with_environment
 from edge_agent.config_report import Report, unknown_key, without
+from edge_agent.config_values import Table
 from edge_agent.errors import ConfigError, Problem
 from edge_agent.toml_lines import Location
 

@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from edge_agent import plugins
-from edge_agent.config import CameraSettings, ModelSettings, Settings
+from edge_agent.config import ModelSettings, Settings
+from edge_agent.config_camera import CameraSettings
 
 HEADER = """\
 # agent.toml: the configuration of edge-agent. Every key is here, with its default.

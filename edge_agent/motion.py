@@ -24,7 +24,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.config import MotionSettings, Region
+from edge_agent.config_camera import MotionSettings
+from edge_agent.config_values import Region
 from edge_agent.image import Image, Pixels
 from edge_agent.stats import Sketch
 

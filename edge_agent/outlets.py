@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_agent.config import AgentConfig, TlsSettings, WebhookSettings
+from edge_agent.config import AgentConfig
+from edge_agent.config_delivery import TlsSettings, WebhookSettings
 from edge_agent.credentials import read_secret
 from edge_agent.errors import ConfigError
 from edge_agent.sinks._mqtt_tls import TlsFiles, tls_context

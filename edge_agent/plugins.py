@@ -1,6 +1,6 @@
 """Plugins by file name: ``kind = "rtsp"`` of a camera is ``edge_agent/sources/rtsp.py``.
 
-Every plugin module exports ``Config`` (a :class:`~edge_agent.config.Table` with the keys that only this kind has) and
+Every plugin module exports ``Config`` (a :class:`~edge_agent.config_values.Table` with the keys that only this kind has) and
 ``build``. Modules are imported only when asked for, and import heavy libraries only when they open something.
 ``base`` and names that start with ``_`` are not kinds.
 """
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import PurePath
 from types import ModuleType
 
-from edge_agent.config import Table
+from edge_agent.config_values import Table
 from edge_agent.errors import ConfigError
 from edge_agent.redaction import redact
 

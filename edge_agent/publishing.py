@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.config import CameraPublishSettings, PublishSettings
+from edge_agent.config_delivery import CameraPublishSettings, PublishSettings
 from edge_agent.events import BestSight, ClassSummary, DetectedObject, DetectionsEvent, IntervalSummary, RichDetectionsEvent
 from edge_agent.models.base import Prediction
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_agent.config import Region
+from edge_agent.config_values import Region
 from edge_agent.detections import Detections, Masks, Segmentation
 from edge_agent.image import Image
 from edge_agent.models.base import Prediction

@@ -14,7 +14,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge_agent._watch_ledger import Ledger, seconds
-from edge_agent.config import WebSocketSettings
+from edge_agent.config_delivery import WebSocketSettings
 from edge_agent.encoding import as_json
 from edge_agent.errors import SinkUnavailable
 from edge_agent.events import timestamp

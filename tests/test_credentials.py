@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from edge_agent.config import MqttSettings
+from edge_agent.config_delivery import MqttSettings
 from edge_agent.credentials import mqtt_password, read_secret
 from edge_agent.errors import ConfigError
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import config_file, example, plugins
-from edge_agent.config import CameraSettings, MqttSettings, Settings
+from edge_agent.config import Settings
+from edge_agent.config_camera import CameraSettings
+from edge_agent.config_delivery import MqttSettings
 from edge_agent.config_report import table_in
 from tests.conftest import REPOSITORY, make_config
 

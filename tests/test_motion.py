@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.capture import Capture
-from edge_agent.config import MotionSettings, Region
+from edge_agent.config_camera import MotionSettings
+from edge_agent.config_values import Region
 from edge_agent.errors import ConfigError, EndOfStream
 from edge_agent.image import BgrImage, Image, Pixels
 from edge_agent.motion import ABSORB_S, LIGHT_LOOK_S, LIGHT_REST_S, SETTLE_S, MotionGate, MotionWatch, plane_size, watched_places

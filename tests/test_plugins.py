@@ -9,7 +9,9 @@ import pytest
 
 import edge_agent
 from edge_agent import plugins
-from edge_agent.config import CameraSettings, ModelSettings, Table
+from edge_agent.config import ModelSettings
+from edge_agent.config_camera import CameraSettings
+from edge_agent.config_values import Table
 from edge_agent.errors import ConfigError
 
 PACKAGE = Path(edge_agent.__file__).parent

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from edge_agent.capture import Capture
-from edge_agent.config import CameraPublishSettings, PublishSettings
+from edge_agent.config_delivery import CameraPublishSettings, PublishSettings
 from edge_agent.detections import Classification, Detections
 from edge_agent.encoding import encode, schemas
 from edge_agent.errors import ConfigError

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent import plugins
-from edge_agent.config import AgentConfig, CameraSettings, ModelSettings
+from edge_agent.config import AgentConfig, ModelSettings
+from edge_agent.config_camera import CameraSettings
 from edge_agent.errors import ConfigError, Problem
 from edge_agent.models.base import Family, Thresholds
 from edge_agent.toml_lines import key_name

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.config import Table
+from edge_agent.config_values import Table
 from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.host import read_host
 

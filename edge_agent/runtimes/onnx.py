@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edge_agent.config import Table
+from edge_agent.config_values import Table
 from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.runtimes import _onnx_binding, _onnx_file, _onnx_reopen, _providers
 from edge_agent.runtimes._onnx_description import class_names, metadata_size, precision_of, tensor_spec

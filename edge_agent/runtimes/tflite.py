@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from edge_agent.config import Table
+from edge_agent.config_values import Table
 from edge_agent.errors import ConfigError, ModelBroken, ModelError
 from edge_agent.runtimes import _tflite_file
 from edge_agent.runtimes._tflite_engine import Engine

@@ -27,7 +27,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_agent.config import MqttSettings
+from edge_agent.config_delivery import MqttSettings
 from edge_agent.sinks import _mqtt_words as words
 from edge_agent.sinks._mqtt_dial import Address, Dial, DialledClient
 from edge_agent.sinks._mqtt_paho import INBOUND_LARGEST

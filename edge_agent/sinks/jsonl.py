@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from edge_agent.config import JsonlSettings
+from edge_agent.config_delivery import JsonlSettings
 from edge_agent.errors import Rejected, SinkUnavailable
 from edge_agent.events import Message, timestamp
 from edge_agent.sinks._lines import envelopes

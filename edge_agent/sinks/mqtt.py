@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from edge_agent.config import MqttSettings
+from edge_agent.config_delivery import MqttSettings
 from edge_agent.encoding import content_type
 from edge_agent.errors import ConfigError, Rejected, SinkUnavailable
 from edge_agent.events import STATUS_OFFLINE, Kind, Message

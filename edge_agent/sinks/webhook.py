@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from edge_agent import __version__
-from edge_agent.config import WebhookSettings
+from edge_agent.config_delivery import WebhookSettings
 from edge_agent.errors import Rejected, SinkUnavailable
 from edge_agent.events import Message
 from edge_agent.redaction import redact

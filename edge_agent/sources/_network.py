@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
-from edge_agent.config import Table
+from edge_agent.config_values import Table
 from edge_agent.errors import ConfigError, SourceErrorCode
 from edge_agent.redaction import redact
 

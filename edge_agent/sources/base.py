@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from edge_agent.config import Seconds, Table, not_bool
+from edge_agent.config_values import Seconds, Table, not_bool
 from edge_agent.errors import SourceError, SourceErrorCode
 from edge_agent.image import Image
 

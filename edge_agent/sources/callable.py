@@ -22,7 +22,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from edge_agent.config import Seconds, Table
+from edge_agent.config_values import Seconds, Table
 from edge_agent.errors import ConfigError, EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.image import BgrImage, Pixels
 from edge_agent.sources.base import PATIENCE_S, FrameUnreadable, Reading, Source, SourceContext, StreamInfo

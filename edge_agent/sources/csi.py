@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from edge_agent.config import Rate, Seconds, Table
+from edge_agent.config_values import Rate, Seconds, Table
 from edge_agent.errors import ConfigError, SourceErrorCode, SourceUnavailable
 from edge_agent.libraries import gstreamer
 from edge_agent.sources._gst import GstSource, Launch

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from edge_agent.config import Seconds
+from edge_agent.config_values import Seconds
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.redaction import redact
 from edge_agent.sources._ffmpeg import FfmpegSource, FfmpegTarget

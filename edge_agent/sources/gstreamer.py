@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
-from edge_agent.config import Count, Rate
+from edge_agent.config_values import Count, Rate
 from edge_agent.errors import ConfigError, SourceErrorCode, SourceUnavailable
 from edge_agent.libraries import gstreamer
 from edge_agent.redaction import redact

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from pydantic import BeforeValidator, Field
 
-from edge_agent.config import not_bool
+from edge_agent.config_values import not_bool
 from edge_agent.errors import EndOfStream, SourceErrorCode, SourceUnavailable
 from edge_agent.image import JpegImage
 from edge_agent.redaction import redact

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from edge_agent.config import Seconds, Table
+from edge_agent.config_values import Seconds, Table
 from edge_agent.errors import EndOfStream, SourceBroken, SourceErrorCode, SourceUnavailable
 from edge_agent.image import BgrImage, Pixels
 from edge_agent.libraries import ensure

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from edge_agent.config import Count, Rate, Table
+from edge_agent.config_values import Count, Rate, Table
 from edge_agent.errors import EndOfStream
 from edge_agent.image import BgrImage, Pixels
 from edge_agent.libraries import ensure

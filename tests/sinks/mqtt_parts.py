@@ -10,7 +10,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from edge_agent.config import MqttSettings
+from edge_agent.config_delivery import MqttSettings
 from edge_agent.errors import SinkUnavailable
 from edge_agent.events import Kind, Message
 from edge_agent.publisher import Publisher

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.config import JsonlSettings
+from edge_agent.config_delivery import JsonlSettings
 from edge_agent.errors import Rejected, SinkUnavailable
 from edge_agent.events import STATUS_ONLINE, Kind, Message
 from edge_agent.sinks.jsonl import JsonlContext, JsonlSink

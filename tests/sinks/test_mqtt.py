@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.config import MqttSettings
+from edge_agent.config_delivery import MqttSettings
 from edge_agent.errors import SinkUnavailable
 from edge_agent.events import STATUS_OFFLINE, STATUS_ONLINE, Kind, Message
 from edge_agent.sinks.mqtt import MqttContext, MqttSink, TlsFiles, tls_context

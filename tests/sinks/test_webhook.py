@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from typing_extensions import Self
 
-from edge_agent.config import WebhookSettings
+from edge_agent.config_delivery import WebhookSettings
 from edge_agent.errors import ConfigError, Rejected, SinkUnavailable
 from edge_agent.events import STATUS_ONLINE, Kind, Message
 from edge_agent.publisher import Publisher

@@ -16,7 +16,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from edge_agent.config import MotionSettings
+from edge_agent.config_camera import MotionSettings
 from edge_agent.sources._packets import HOLD_S, LONGEST_BEHIND_S, MAX_HELD, PASS_AFTER_S, PacketKind, PacketKinds, PacketSkipper
 from tests.conftest import CLIP
 

@@ -207,17 +207,25 @@ def test_two_agents_with_one_state_directory(edge_agent: CommandLine) -> None:
 
 
 @pytest.mark.tflite
-def test_an_unreachable_broker_costs_what_it_costs_and_no_more(edge_agent: CommandLine, ffmpeg: Callable[..., None]) -> None:
+@pytest.mark.parametrize(
+    ("durability", "code", "told"),
+    [
+        ("interval", 0, "stopped sink=mqtt delivered=0 kept=6 dropped={}"),  # nothing is lost: they go with the next start
+        ("memory", 69, "stopped sink=mqtt delivered=0 kept=0 dropped={'shutdown': 6}"),
+    ],
+)
+def test_an_unreachable_broker_costs_what_it_costs_and_no_more(
+    edge_agent: CommandLine, ffmpeg: Callable[..., None], durability: str, code: int, told: str
+) -> None:
     ffmpeg("-i", CLIP, "-frames:v", "6", "-s", "320x240", edge_agent.folder / "six.avi")
     port = free_port()
-    (edge_agent.folder / "agent.toml").write_text(
-        CAMERA.replace("synthetic", "six.avi") + f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\n[log]\nformat = "json"\n'
-    )
+    tables = f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\n[spool]\ndurability = "{durability}"\n[log]\nformat = "json"\n'
+    (edge_agent.folder / "agent.toml").write_text(CAMERA.replace("synthetic", "six.avi") + tables)
     done = edge_agent.run("run", "--seconds", "60")
-    assert done.returncode == 69  # a run that ended by itself, and could not deliver
+    assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert f"mqtt://127.0.0.1:{port}: Connection refused" in done.stderr
-    assert "stopped sink=mqtt delivered=0 kept=6 dropped={}" in done.stderr
+    assert told in done.stderr
     assert re.search(r"frames camera=front captured=6 served=6", done.stderr)
 
 

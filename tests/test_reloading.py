@@ -22,10 +22,13 @@ from edge_agent.health import STUCK_AFTER_S, Health, HealthContext
 from edge_agent.models._thresholds import all_thresholds
 from edge_agent.notify import Notifier
 from edge_agent.pipeline import Crew, Pipeline, PipelineContext
+from edge_agent.publisher import Publisher
 from edge_agent.reloading import Changes, ReloadContext, Reloader
 from edge_agent.scheduler import Scheduler
+from edge_agent.spool import Spool, SpoolLimits
 from tests.conftest import wait_until
 from tests.test_pipeline import ScriptedModel
+from tests.test_publisher import ScriptedSink
 
 LABELS, USUAL = ("person", "car"), 0.3
 """That of the built-in model, which these stand for."""
@@ -270,13 +273,15 @@ def test_the_end_of_all_cameras_of_one_model_is_not_the_end_of_the_others(tmp_pa
     rig.is_served("front")
     assert not rig.pipeline.finished.is_set()
     assert rig.reload(HEAD + OTHER + FRONT + YARD + other).needs_restart == ["cameras.yard: is new, and its model is not loaded"]
-    publisher: Any = type("Alive", (), {"is_alive": True, "connected": True, "error": None})()
+    publisher = Publisher(ScriptedSink(), Spool(SpoolLimits(10, 1 << 20)))
+    publisher.start()
     info = ModelInfo("m", "h", "int8", "r")
     health = Health(HealthContext("dev", "s", (info,), "CPU", 10.0), rig.captures, rig.pipeline, publisher, Notifier({}))
     for now in (0.0, 60.0 + STUCK_AFTER_S, 120.0 + STUCK_AFTER_S):
         rig.is_served("front")
         health._watch(now)
     assert rig.pipeline.failure is None, "lanes that have ended are not stuck"
+    publisher.stop(1.0)
     rig.stop()
 
 

@@ -52,7 +52,7 @@ def test_commands_are_read_at_once_while_there_is_nothing_to_send(
         websocket: dict[str, str] | None = {} if way == "websocket" else None
         sink = make_sink(broker.port, tls=tls, on_request=lambda _: came.append(time.monotonic()), websocket=websocket, protocol=protocol)
         with publisher_of(sink) as publisher, speaking(broker.plain) as client:
-            wait_until(lambda: publisher.connected)
+            wait_until(lambda: publisher.connected and sink.inbound._commands_mid is None)  # the broker has taken the subscription
             delays = []
             for number in range(10):
                 sent = time.monotonic()

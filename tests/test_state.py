@@ -277,7 +277,7 @@ def test_the_daemon_starts_on_a_disk_that_is_full_or_read_only(edge_agent: Comma
     with small_disk(edge_agent.folder / "disk") as disk:
         (disk / "state").mkdir()
         if not first_run:
-            assert edge_agent.run("run", "-c", "agent.toml", "--seconds", "1").returncode == 0
+            assert edge_agent.run("run", "-c", "agent.toml", "--seconds", "4").returncode == 0
         if fault == "full":
             with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
                 while True:

@@ -192,9 +192,7 @@ class Health:
                 return
             for capture in self._captures:
                 self._publisher.publish(encode(camera_status(self._context.device, capture, now)))
-            event = self.heartbeat(now)
-            self._last_process, self._last_beat = host.read_process(), now
-            self._publisher.publish(encode(event))
+            self._publisher.publish(encode(self.heartbeat(now)))
 
     def camera_changed(self, capture: Capture) -> None:
         """A camera's state is another: tell at once. Called from the capture's thread."""

@@ -28,6 +28,19 @@ CLIP = DATA / "people_cross.mp4"
 TRUTH = DATA / "people_cross.truth.json"
 MODEL = DATA / "oid_int8_pp.tflite"
 
+ONE_CAMERA = """
+[device]
+id = "dev"
+state_dir = "state"
+[mqtt]
+host = "127.0.0.1"
+port = {port}
+[[cameras]]
+id = "front"
+source = "synthetic"
+"""
+"""An agent.toml, but for the broker's port."""
+
 
 @pytest.fixture
 def assets() -> Path:
@@ -159,3 +172,13 @@ def ffmpeg() -> Callable[..., None]:
         subprocess.run([program, "-nostdin", "-v", "error", "-y", *map(str, arguments)], check=True, timeout=60)
 
     return call
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The service manager's end of ``$NOTIFY_SOCKET``, which is set."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield receiver

@@ -10,20 +10,9 @@ import pytest
 
 from edge_agent import doctor, doctor_machine, doctor_service
 from edge_agent.doctor_finding import Finding
-from tests.conftest import REPOSITORY, CommandLine, Mosquitto, free_port, terminated
+from tests.conftest import ONE_CAMERA, REPOSITORY, CommandLine, Mosquitto, free_port, terminated
 
 MACHINES = REPOSITORY / "tests" / "data" / "machines"
-CONFIG = """
-[device]
-id = "dev"
-state_dir = "state"
-[mqtt]
-host = "127.0.0.1"
-port = {port}
-[[cameras]]
-id = "front"
-source = "synthetic"
-"""
 
 
 def found(edge_agent: CommandLine, *arguments: str) -> dict[str, list[tuple[str, str, str]]]:
@@ -63,7 +52,7 @@ def test_each_error_of_the_configuration_is_a_finding(tmp_path: Path) -> None:
 
 
 def test_a_running_agent_is_asked(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
-    (edge_agent.folder / "agent.toml").write_text(CONFIG.format(port=mosquitto.port))
+    (edge_agent.folder / "agent.toml").write_text(ONE_CAMERA.format(port=mosquitto.port))
     with terminated(edge_agent.start("run", "-c", "agent.toml")):
         assert edge_agent.run("status", "-c", "agent.toml", "--wait", "30", "--up", "2").returncode == 0
         result = found(edge_agent, "-c", "agent.toml")
@@ -74,7 +63,7 @@ def test_a_running_agent_is_asked(mosquitto: Mosquitto, edge_agent: CommandLine)
 
 def test_a_broker_that_is_not_there_is_said(tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
-    path.write_text(CONFIG.format(port=free_port()))
+    path.write_text(ONE_CAMERA.format(port=free_port()))
     by_name = {finding.what: finding for finding in service_findings(path)}
     assert by_name["broker"].level == "wrong"
     assert "--with-broker" in by_name["broker"].mend
@@ -84,7 +73,7 @@ def test_a_broker_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_a_password_that_everybody_can_read_is_said(tmp_path: Path) -> None:
     secret, path = tmp_path / "secret", tmp_path / "agent.toml"
     secret.write_text("hunter2\n")
-    path.write_text(CONFIG.format(port=1).replace("[mqtt]", '[mqtt]\nusername = "u"\npassword_file = "secret"'))
+    path.write_text(ONE_CAMERA.format(port=1).replace("[mqtt]", '[mqtt]\nusername = "u"\npassword_file = "secret"'))
     for mode, expected in ((0o644, True), (0o640, False)):
         secret.chmod(mode)
         findings = service_findings(path)

@@ -6,8 +6,6 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,15 +13,6 @@ from edge_agent._commands_payload import ReloadResult
 from edge_agent.errors import ConfigError, Problem, StateError
 from edge_agent.hangup import Hangup
 from edge_agent.notify import Notifier
-
-
-@pytest.fixture
-def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(str(tmp_path / "notify"))
-        receiver.settimeout(5)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        yield receiver
 
 
 def one_reload(manager: socket.socket, outcome: ReloadResult | Exception) -> tuple[str, list[str | None]]:

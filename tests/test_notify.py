@@ -26,16 +26,6 @@ def notifying(environ: dict[str, str] | None = None) -> Iterator[Notifier]:
         notifier.close()
 
 
-@pytest.fixture
-def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The service manager's end."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(str(tmp_path / "notify"))
-        receiver.settimeout(5)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        yield receiver
-
-
 def test_each_call_is_one_datagram_in_the_managers_words(manager: socket.socket) -> None:
     with notifying() as notifier:
         assert notifier.active

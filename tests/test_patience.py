@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from edge_agent.notify import Notifier
 from edge_agent.patience import EXTEND_S, MOST_S, Patience
@@ -24,15 +20,6 @@ class Machine:
 
     def cpu(self) -> float:
         return self.worked
-
-
-@pytest.fixture
-def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(str(tmp_path / "notify"))
-        receiver.settimeout(5)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        yield receiver
 
 
 def extensions(manager: socket.socket) -> list[str]:

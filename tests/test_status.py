@@ -19,19 +19,7 @@ import pytest
 
 from edge_agent.status_report import Expected, as_text, shortcomings
 from edge_agent.status_socket import StatusSocket, StatusUnavailable, ask, socket_path
-from tests.conftest import CommandLine, Mosquitto, terminated, wait_until
-
-CONFIG = """
-[device]
-id = "dev"
-state_dir = "state"
-[mqtt]
-host = "127.0.0.1"
-port = {port}
-[[cameras]]
-id = "front"
-source = "synthetic"
-"""
+from tests.conftest import ONE_CAMERA, CommandLine, Mosquitto, terminated, wait_until
 
 
 @pytest.fixture
@@ -136,7 +124,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a real agent says."""
     folder = tmp_path_factory.mktemp("agent")
     broker, edge_agent = Mosquitto(folder).start(), CommandLine(folder)
-    (folder / "agent.toml").write_text(CONFIG.format(port=broker.port))
+    (folder / "agent.toml").write_text(ONE_CAMERA.format(port=broker.port))
     with terminated(edge_agent.start("run", "-c", "agent.toml")):
         done = edge_agent.run("status", "-c", "agent.toml", "--json", "--wait", "30", "--up", "2", "--release", sys.prefix)
     broker.stop()
@@ -151,7 +139,7 @@ def told(once: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_running_agent_shows_what_it_does(mosquitto: Mosquitto, edge_agent: CommandLine) -> None:
-    (edge_agent.folder / "agent.toml").write_text(CONFIG.format(port=mosquitto.port))
+    (edge_agent.folder / "agent.toml").write_text(ONE_CAMERA.format(port=mosquitto.port))
     with terminated(edge_agent.start("run", "-c", "agent.toml")) as running:
         assert edge_agent.run("status", "-c", "agent.toml", "--wait", "30", "--up", "2").returncode == 0
         done = edge_agent.run("status", "-c", "agent.toml")

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_agent import __version__
 from edge_agent.cli_bench import finite, picture_file
+from edge_agent.cli_common import CONFIG_OPTION, finish, leave, report
+from edge_agent.cli_demo import demo
 from edge_agent.cli_doctor import doctor
 from edge_agent.cli_model import model_group
 from edge_agent.cli_spool import spool_group
 from edge_agent.cli_status import logs as logs_command
 from edge_agent.cli_status import status as status_command
+from edge_agent.cli_watch import watch
 from edge_agent.errors import ConfigError, EdgeAgentError, ExitCode, StateError
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
     from edge_agent.last_good import LastGood
 
-TABLE_S = 1.0
-"""How often a table is shown."""
 EXIT_CODES = """\b
 Exit codes:
   0   ended as asked, or every file was read to its end
@@ -40,11 +39,6 @@ Exit codes:
   78  the configuration, or a file that it names, is wrong (systemd does not restart)
 """
 
-CONFIG_OPTION = click.option(
-    "-c", "--config", "config_file", type=click.Path(readable=False, path_type=Path), metavar="FILE",
-    help="agent.toml to use. Default: $EDGE_AGENT_CONFIG, ./agent.toml, ~/.config/edge-agent/agent.toml, /etc/edge-agent/agent.toml.",
-)  # fmt: skip
-
 
 class Group(click.Group):
     """Turns this package's errors into one line each and the right exit code."""
@@ -55,7 +49,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except EdgeAgentError as error:
-            _report(error)
+            report(error)
             ctx.exit(int(error.exit_code))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -70,16 +64,6 @@ def _open_closed_streams() -> None:
     os.close(handle)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
-
-
-def _report(error: EdgeAgentError) -> None:
-    from edge_agent.redaction import redact
-
-    problems = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [str(error)]
-    for problem in problems:
-        click.echo(f"error: {redact(problem)}", err=True)
-    if len(problems) > 1:
-        click.echo(f"{len(problems)} errors", err=True)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EXIT_CODES)
@@ -123,7 +107,7 @@ def run(config_file: Path | None, seconds: float | None, last_good: bool) -> Non
     _log_origin(config)
     _log_problems(kept)
     _warn_of_loose_secrets(config)
-    _finish(lambda: running.run(config, seconds=seconds, notifier=Notifier(), last_good=kept))
+    finish(lambda: running.run(config, seconds=seconds, notifier=Notifier(), last_good=kept))
 
 
 @main.command()
@@ -152,7 +136,7 @@ def check(config_file: Path | None, probe: bool) -> None:
     for result in probing.probe(config):
         worst = max(worst, result.exit_code)
         click.echo(f"{click.style('ok    ', fg='green') if result.ok else click.style('failed', fg='red')} {result.what}: {result.text}")
-    _leave(worst)
+    leave(worst)
 
 
 def _tell_of_origins(config: AgentConfig) -> None:
@@ -191,102 +175,8 @@ def _tell_of_commands(config: AgentConfig) -> None:
         click.echo(f"kept by command in {kept.path}: camera {camera}: {what}{nobody}")
 
 
-@main.command()
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long. Default: until Ctrl-C.")
-@click.option("--source", metavar="SOURCE", help='Your own camera or video: "/dev/video0", "rtsp://...", "clip.mp4", "synthetic".')
-@click.option("--model", metavar="FILE", help="Your own .onnx or .tflite. Default: the built-in detector.")
-@click.option("--broker", metavar="HOST[:PORT]", help="Publish to this broker. Default: one inside this process.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the agent's own log too.")
-def demo(seconds: float | None, source: str | None, model: str | None, broker: str | None, as_json: bool, verbose: bool) -> None:
-    """See it work: real detections of a real model, through a real MQTT connection, on a clip or on your own camera."""
-    import contextlib
-    import secrets
-    import tempfile
-
-    from edge_agent import config_file, logs, plugins, running
-    from edge_agent import demo as demo_module
-    from edge_agent.watch import Watch, WatchOptions
-
-    def terminated(*_: object) -> NoReturn:
-        raise SystemExit(0)  # so that what the stack holds is cleaned up; once the agent runs, it takes SIGTERM itself
-
-    signal.signal(signal.SIGTERM, terminated)
-    with contextlib.ExitStack() as stack:
-        state = stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-agent-demo-"))
-        if broker is None:
-            host, port, protocol, device = "127.0.0.1", stack.enter_context(demo_module.embedded_broker()), "3.1.1", "demo"
-        else:
-            (host, port), protocol, device = _host_port(broker), "5", f"demo-{secrets.token_hex(4)}"
-        tables = demo_module.tables(source, model, (host, port, protocol), device, state)
-        config = config_file.build(tables, plugins.PluginKinds(), environ={})
-        logs.setup("info" if verbose else "error", "text")
-        watch = Watch(WatchOptions(host=host, port=port, device=device, as_json=as_json), _echo)
-        watch.start()
-        if not as_json:
-            click.echo(f"# broker {host}:{port}, topics edge/{device}/#; stop with Ctrl-C", err=True)
-        code = running.run(config, seconds=seconds)
-        watch.stop()
-        messages = watch.messages
-    if not as_json:
-        click.echo(f"# {messages} messages received", err=True)
-    _leave(code)
-
-
-@main.command()
-@CONFIG_OPTION
-@click.option("--host", help="Broker. Default: the one in agent.toml, else localhost.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Its port.")
-@click.option("--device", callback=lambda *given: _topic_level(given[-1]), help="Only this device. Default: all of them.")
-@click.option("--camera", help="Only this camera.")
-@click.option("--label", help="Only detections of this class.")
-@click.option("--all", "every_frame", is_flag=True, help="Also frames in which nothing was seen.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: topic, payload, and what is said of it here.")
-@click.option("--table/--lines", "as_table", default=None, help="A table that updates, or a line for each message. Default: lines.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long. Default: until Ctrl-C.")
-def watch(config_file: Path | None, seconds: float | None, **given: Any) -> None:
-    """Show detections, health and camera states as they arrive at the broker, and what did not arrive.
-
-    Uses the broker, user and password of agent.toml unless --host is given. Loss is told from the gaps in seq, latency from
-    captured_at, by the two machines' clocks.
-    """
-    import dataclasses
-    import time
-
-    from edge_agent.watch import Watch, WatchOptions
-
-    options = WatchOptions() if given["host"] else _watch_options(config_file)
-    options = dataclasses.replace(options, **{key: value for key, value in given.items() if value is not None})
-    watcher = Watch(options, _echo, lambda text: click.echo(f"# {options.host}:{options.port}: {text}", err=True))
-    until = None if seconds is None else time.monotonic() + seconds
-    try:
-        watcher.start()
-        click.echo(f"# listening at {options.host}:{options.port}, {options.base}/{options.device or '+'}/#; stop with Ctrl-C", err=True)
-        _until_stopped(watcher, until, as_table=options.as_table and not options.as_json)
-    except KeyboardInterrupt:
-        pass
-    watcher.stop()
-    for line in [*(f"{name}: {_totals(each)}" for name, each in watcher.totals().items()), *watcher.warnings()]:
-        click.echo(f"# {line}", err=True)
-
-
-def _until_stopped(watcher: Any, until: float | None, *, as_table: bool) -> None:
-    import time
-
-    shown = 0.0
-    while until is None or time.monotonic() < until:
-        if as_table and time.monotonic() - shown >= TABLE_S:
-            shown = time.monotonic()
-            width = shutil.get_terminal_size().columns
-            text = "\n".join(line[:width] for line in watcher.table())
-            _echo(f"\x1b[H\x1b[J{text}" if sys.stdout.isatty() else text)
-        time.sleep(0.1)
-
-
-def _totals(each: dict[str, Any]) -> str:
-    p50, p95 = each["latency_ms"]["p50"], each["latency_ms"]["p95"]
-    latency = "" if p50 is None else f", latency {p50:.0f} ms (p95 {p95:.0f} ms)"
-    return f"{each['received']} received, {each['lost']} lost, {each['duplicates']} twice{latency}"
+main.add_command(demo)
+main.add_command(watch)
 
 
 @main.command()
@@ -344,7 +234,7 @@ def bench(config_file: Path | None, seconds: float, no_publish: bool, picture: P
         cli_bench.run(config, Request(seconds, publish=not no_publish), picture, as_json=as_json)
         return ExitCode.OK
 
-    _finish(action)
+    finish(action)
 
 
 @main.command()
@@ -400,15 +290,8 @@ def version(as_json: bool) -> None:
         click.echo("\n".join(f"{name} {number}" for name, number in found.items()))
 
 
-def _load(config_file: Path | None) -> AgentConfig:
-    from edge_agent import config_file as loader
-    from edge_agent.plugins import PluginKinds
-
-    return loader.load(config_file, PluginKinds())
-
-
 def _accepted(config_file: Path | None) -> AgentConfig:
-    """As :func:`_load`; where settings are wrong, what is wrong with the files that the others name is told with it."""
+    """As :func:`load`; where settings are wrong, what is wrong with the files that the others name is told with it."""
     from edge_agent import config_file as loader
     from edge_agent import preflight
     from edge_agent.plugins import PluginKinds
@@ -455,59 +338,3 @@ def _log_origin(config: AgentConfig) -> None:
 
     searched = ",".join(str(path) for path in search_path(os.environ))
     logging.getLogger("edge_agent.cli").info("configuration file=%s searched=%s", config.path, searched)
-
-
-def _watch_options(config_file: Path | None) -> Any:
-    from edge_agent import config_file as loader
-    from edge_agent.broker_sink import build_sink
-    from edge_agent.watch import WatchOptions
-
-    try:
-        path = loader.find(config_file)
-    except ConfigError:
-        return WatchOptions()  # no file and none named: the broker of this machine
-    config = _load(path)
-    sink = build_sink(config, "watch")
-    mqtt = config.settings.mqtt
-    return WatchOptions(
-        host=mqtt.host, port=sink.port, base=mqtt.base, username=mqtt.username, context=sink.context, websocket=mqtt.websocket
-    )
-
-
-def _topic_level(name: str | None) -> str | None:
-    if name is not None and (not name or set("/+#\0") & set(name)):
-        raise click.BadParameter(f"{name!r} is no device's name: it may hold no '/', '+' or '#'")
-    return name
-
-
-def _host_port(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":") if text.count(":") == 1 else (text, "", "1883")
-    if not port.isdecimal() or not host or not 0 < int(port) < 65536:
-        raise click.UsageError(f"--broker {text!r}: must be HOST or HOST:PORT, with a port from 1 to 65535")
-    return host, int(port)
-
-
-def _echo(line: str) -> None:
-    try:
-        click.echo(line)
-    except BrokenPipeError:  # the reader (head, grep -m1) has seen enough: what follows goes nowhere, and we leave as by Ctrl-C
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.close(nowhere)
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-def _finish(action: Callable[[], ExitCode]) -> NoReturn:
-    """Run to the end, then leave without waiting for threads inside drivers."""
-    try:
-        code = action()
-    except EdgeAgentError as error:
-        _report(error)
-        code = error.exit_code
-    _leave(code)
-
-
-def _leave(code: ExitCode) -> NoReturn:
-    from edge_agent.running import leave
-
-    leave(int(code))

@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_agent import __version__, example
-from edge_agent.cli import _host_port, main
+from edge_agent.cli import main
+from edge_agent.cli_demo import host_port
 from edge_agent.encoding import schemas
 from edge_agent.errors import ExitCode
 from edge_agent.watch import WatchOptions
@@ -104,7 +105,7 @@ def test_no_command_shows_the_help() -> None:
 
 @pytest.mark.parametrize(("text", "found"), [("broker", ("broker", 1883)), ("broker:8884", ("broker", 8884)), ("::1", ("::1", 1883))])
 def test_host_and_port(text: str, found: tuple[str, int]) -> None:
-    assert _host_port(text) == found
+    assert host_port(text) == found
 
 
 # ------------------------------------------------------------------------------------------------------- small commands
